@@ -1,0 +1,27 @@
+"""One training batch: encoded examples, their conditions, and where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from quintet.core.spec import Cond
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What every player sees in a step.
+
+    Attributes:
+        x: (B, *E), encoded by the recipe's codec.
+        cond: condition name -> (B,) int64.
+        index: (B,) int64, row of each example in the training split.
+    """
+
+    x: Tensor
+    index: Tensor
+    cond: Cond = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.x)

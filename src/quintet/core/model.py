@@ -1,0 +1,192 @@
+"""The contract of every family: a list of players and a way to draw samples; what else a family can is a capability.
+
+Source: the shape of a two-player step as a list of turns follows Karras et al.'s training phases; the rest is ours.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from quintet.core.batch import Batch
+from quintet.core.rng import Rng
+from quintet.core.spec import Cond, DataSpec
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """All that a loss may see.
+
+    Attributes:
+        step: the step's number, from 0.
+        progress: in [0, 1), from the step and the stored plan, never from a clock.
+        batch: one batch a step, seen by every player.
+        rng: keyed by (seed, "train", step): `turn.rng("noise").normal(shape)`.
+        shared: what `Model.shared` returned.
+    """
+
+    step: int
+    progress: float
+    batch: Batch
+    rng: Rng
+    shared: Any = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A player's loss: `total` is a scalar, minimised; `parts` are scalars for the log, named with their unit."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Player:
+    """One optimiser's view of a model.
+
+    Attributes:
+        name: "model", "generator", "discriminator".
+        module: the parameters this player may change.
+        loss: computed with gradients on this player's parameters only.
+        every: takes a turn on steps divisible by it.
+        ema: whether sampling uses an average of these parameters (a discriminator does not).
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[Turn], Loss]
+    every: int = 1
+    ema: bool = True
+
+
+class Model(nn.Module, ABC, Generic[S]):
+    """Something trained by players and sampled.
+
+    Attributes:
+        spec: shape, levels and conditions of what it models (after the codec).
+        sampling: the family's own choices, a frozen config: solver, steps, guidance; temperature, top_k.
+    """
+
+    spec: DataSpec
+    sampling: S
+
+    def __init__(self, spec: DataSpec, sampling: S) -> None:
+        super().__init__()
+        self.spec, self.sampling = spec, sampling
+
+    @abstractmethod
+    def players(self) -> Sequence[Player]:
+        """Who trains, in the order of their turns."""
+
+    @abstractmethod
+    def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: S | None = None) -> Tensor:
+        """Draw (n, *spec.shape). Item i depends on (rng, i, cond[i]) alone, to float rounding.
+
+        Args:
+            n: how many.
+            cond: name -> (n,) int64; absent or -1 is unconditional.
+            rng: its row i is item i's noise.
+            sampling: overrides the model's own.
+        """
+
+    @abstractmethod
+    def sequential_steps(self, sampling: S | None = None) -> int:
+        """Network evaluations that must wait for each other to draw one batch."""
+
+    def shared(self, turn: Turn) -> Any:
+        """Computed once a step, before the players, with gradients recorded (a GAN's fake batch)."""
+        return None
+
+    def after_step(self, losses: Mapping[str, Loss]) -> None:
+        """Codebooks, adaptive augmentation. State lives in buffers only."""
+
+
+class HasLogProb(ABC):
+    """A likelihood. `likelihood` says of which kind; `protocol` how it was computed, for the report."""
+
+    likelihood: ClassVar[Literal["exact", "bound", "estimate"]]
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
+        """(B,) nats per example, summed over dimensions. `rng` draws what a bound or an estimate needs."""
+
+    @property
+    @abstractmethod
+    def log_prob_protocol(self) -> str:
+        """A few words: "exact", "importance-weighted bound, 64 samples", "probability-flow ODE, dopri5 1e-4"."""
+
+
+class HasLatent(ABC):
+    """A latent space. `decode(encode(x))` returns x (a flow) or near it (an autoencoder)."""
+
+    latent: DataSpec
+
+    @abstractmethod
+    def encode(self, x: Tensor, cond: Cond | None = None, *, rng: Rng | None = None) -> Tensor:
+        """(B, *latent.shape); without rng the mean."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, cond: Cond | None = None) -> Tensor:
+        """(B, *spec.shape)."""
+
+
+class HasDenoiser(ABC):
+    """What inverse problems need: the expected clean data behind a noisy observation."""
+
+    @abstractmethod
+    def denoiser(self, cond: Cond | None = None, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function (x (B, *E) = x0 + sigma eps, sigma (B,) or scalar) -> x0 (B, *E)."""
+
+
+class HasFill(ABC):
+    """Completes partly known examples."""
+
+    @abstractmethod
+    def fill(self, x: Tensor, known: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
+        """(B, *E) that equals x where `known` ((B, *E) bool) is true and is drawn elsewhere."""
+
+
+TraceKind = Literal["denoise", "reveal", "walk", "flow", "interpolate"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a family generates, as pictures.
+
+    Attributes:
+        kind: what the frames show.
+        frames: (F, n, *E), model space, first frame = where generation starts.
+        at: F short labels ("t=0.50", "pixel 16").
+    """
+
+    kind: TraceKind
+    frames: Tensor
+    at: tuple[str, ...]
+
+
+class HasTrace(ABC):
+    """Shows how it generates."""
+
+    @abstractmethod
+    def trace(self, n: int, frames: int, cond: Cond | None = None, *, rng: Rng) -> Trace:
+        """n items over `frames` moments of their making."""
+
+
+CAPABILITIES: Mapping[str, type] = {
+    "log_prob": HasLogProb,
+    "latent": HasLatent,
+    "denoiser": HasDenoiser,
+    "fill": HasFill,
+    "trace": HasTrace,
+}
+
+
+def capabilities(model: Model[Any]) -> tuple[str, ...]:
+    """The names of what `model` can beside sampling."""
+    return tuple(name for name, kind in CAPABILITIES.items() if isinstance(model, kind))

@@ -1,0 +1,159 @@
+"""Recipe and Stage: a complete run, as a function of the data and the budget that returns typed configs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass as plain_dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from quintet.core.budget import Budget
+from quintet.core.codec import Codec
+from quintet.core.config import STRICT, Config
+from quintet.core.model import Model
+from quintet.core.spec import DataSpec
+
+Family = Literal["gan", "vae", "flow", "diffusion", "autoregressive"]
+
+
+class ModelConfig(Config, ABC):
+    """Config of a family's one model class."""
+
+    @abstractmethod
+    def build(self, spec: DataSpec) -> Model[Any]:
+        """An initialised model of data that look like `spec`; torch's global generator initialises it."""
+
+
+class NetworkConfig(Config, ABC):
+    """Config of a network from one real tensor to another.
+
+    The module's forward is `(x (B, *inputs), cond: Cond, t (B,) | None) -> (B, *outputs)`; `t` is given when
+    built with `time=True`. An absent condition, or -1 in a row, is unconditional.
+    """
+
+    @abstractmethod
+    def build(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        conditions: Mapping[str, int],
+        *,
+        time: bool = False,
+    ) -> nn.Module: ...
+
+
+class TokenNetworkConfig(Config, ABC):
+    """Config of a causal network over tokens.
+
+    The module's forward is `(tokens (B, T) int64, cond: Cond) -> logits (B, T, levels)`, where logits at i depend on
+    tokens before i and the condition alone; `start(n, cond)` and `next(state, tokens (n,), ...)` are its cached form.
+    """
+
+    @abstractmethod
+    def build(self, length: int, levels: int, conditions: Mapping[str, int], *, grid: tuple[int, ...]) -> nn.Module: ...
+
+
+class CodecConfig(Config, ABC):
+    """Config of a codec; `fit` learns its buffers from raw training data."""
+
+    @abstractmethod
+    def fit(self, raw: DataSpec, x: Tensor) -> Codec:
+        """Args: raw: the raw spec. x: (N, *raw.shape), the training split."""
+
+    @abstractmethod
+    def empty(self, raw: DataSpec) -> Codec:
+        """The same codec with buffers to be filled from a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimizerConfig(Config):
+    """AdamW, or Muon for hidden matrices with AdamW for the rest.
+
+    Attributes:
+        method: "adamw" or "muon".
+        lr: AdamW's peak learning rate.
+        lr_end: the learning rate at the end as a share of the peak, before the plan's decay (cosine in progress).
+        betas: AdamW's; betas[1] moves to `beta2_end` (cosine in progress) where that is given.
+        weight_decay: decoupled, on matrices only.
+        clip: largest gradient norm, None for no clipping.
+        matrix_lr: Muon's peak learning rate, in units of the update's spectral norm.
+        momentum: Muon's.
+    """
+
+    kind = "optimizer"
+    method: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    lr_end: float = Field(1.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.99)
+    beta2_end: float | None = None
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = 1.0
+    matrix_lr: float = Field(0.02, gt=0)
+    momentum: float = Field(0.95, ge=0, lt=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainConfig(Config):
+    """How a stage is trained.
+
+    Attributes:
+        batch: examples per step, over all processes.
+        optimizers: player name -> its optimiser.
+        warmup: steps of linear warm-up.
+        decay: share of the run in which the learning rate falls linearly to 0 (0: none).
+        ema: relative widths of the power-function averages (Karras et al. 2024, arXiv:2312.02696, eq. 1 and 18).
+        augment: kind of augmentation, or None.
+    """
+
+    kind = "train"
+    batch: int = Field(256, ge=1)
+    optimizers: dict[str, OptimizerConfig]
+    warmup: int = Field(50, ge=0)
+    decay: float = Field(0.4, ge=0, le=1)
+    ema: tuple[float, ...] = (0.05, 0.10)
+    augment: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Stage(Config):
+    """One model of a recipe.
+
+    Attributes:
+        name: folder and log name.
+        codec: raw data to this model's.
+        model: what is trained.
+        train: how.
+        share: of the recipe's budget; shares of all stages sum to 1.
+        needs: names of earlier stages whose models it uses.
+    """
+
+    kind = "stage"
+    name: str
+    codec: CodecConfig
+    model: ModelConfig
+    train: TrainConfig
+    share: float = Field(1.0, gt=0, le=1)
+    needs: tuple[str, ...] = ()
+
+
+@plain_dataclass(frozen=True)
+class Recipe:
+    """A named way from raw data to a trained model.
+
+    Attributes:
+        name: what a user types.
+        family: whose recipe it is.
+        stages: f(raw spec, budget) -> stages, in order of training.
+        summary: language -> one line.
+        unfit: f(raw spec) -> why it does not fit such data, or None.
+    """
+
+    name: str
+    family: Family
+    stages: Callable[[DataSpec, Budget], tuple[Stage, ...]]
+    summary: Mapping[str, str]
+    unfit: Callable[[DataSpec], str | None] = lambda spec: None
