@@ -38,7 +38,7 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """Model (B, *E) to raw (B, *R); integers are rounded to the nearest level, values outside are brought to the edge."""
+        """Model (B, *E) to raw (B, *R); integers are the nearest level, the edge level for values outside."""
 
     @abstractmethod
     def log_det(self, x: Tensor) -> Tensor:

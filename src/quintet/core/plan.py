@@ -1,8 +1,9 @@
 """Plan: what a training run does at each step, fixed before it takes effect, so that a resume never measures again.
 
-The clock is read in one place (train/run.py). What it learns becomes plan events: the first after calibration, at most
-one more when the decay starts (the number of steps that still fit is then known better), and a cut if the machine has
-become so slow that the budget would be overrun. Every schedule is a function of the step and the plan.
+The clock is read in one place (train/run.py). What it learns becomes plan events. A budget in steps, examples or FLOPs
+has one, made after calibration. A budget in seconds starts with an open event, whose end is an estimate; when the time
+for the decay has come, a second event fixes the number of steps that still fit, and a cut ends the run early if the
+machine then becomes so slow that the budget would be overrun. Every schedule is a function of the step and the plan.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+LAST = math.nextafter(1.0, 0.0)
+
 
 @dataclass(frozen=True)
 class PlanEvent:
@@ -19,9 +22,10 @@ class PlanEvent:
 
     Attributes:
         at: first step it holds for.
-        steps: total number of steps.
-        decay_start: first step of the learning rate's decay.
-        progress_at: progress reached at `at`; progress goes linearly from there to 1 at `steps`.
+        steps: total number of steps; an estimate while `open`.
+        decay_start: first step of the learning rate's decay; `steps` where there is none.
+        progress_at: progress reached at `at`; it then goes linearly to 1 at `steps`.
+        open: the end is not fixed yet: the rate does not decay and progress stops short of the decay's.
         reason: "calibration", "decay" or "cut", for the log.
     """
 
@@ -29,6 +33,7 @@ class PlanEvent:
     steps: int
     decay_start: int
     progress_at: float
+    open: bool
     reason: str
 
 
@@ -38,28 +43,32 @@ class Plan:
 
     Attributes:
         events: in order of `at`.
-        micro_batch: examples per backward pass; the optimiser sees the whole batch.
         flops_per_step: mean training FLOPs of a step, counted on real steps during calibration.
         threads: torch threads the plan was made for; another number loses bit-equality.
         world_size: processes it was made for.
     """
 
     events: tuple[PlanEvent, ...]
-    micro_batch: int
     flops_per_step: float
     threads: int
     world_size: int = 1
 
     @staticmethod
     def start(
-        steps: int, decay: float, *, micro_batch: int, flops_per_step: float, threads: int, world_size: int = 1
+        steps: int,
+        decay: float,
+        *,
+        flops_per_step: float,
+        threads: int,
+        world_size: int = 1,
+        open: bool = False,
     ) -> Plan:
         """A plan of `steps` steps whose last share `decay` (0..1) is the learning rate's decay."""
         if steps < 1:
             raise ValueError(f"a plan needs at least one step, got {steps}")
         decay_start = max(0, min(steps, math.ceil(steps * (1 - decay))))
-        event = PlanEvent(0, steps, decay_start, 0.0, "calibration")
-        return Plan((event,), micro_batch, flops_per_step, threads, world_size)
+        event = PlanEvent(0, steps, decay_start, 0.0, open, "calibration")
+        return Plan((event,), flops_per_step, threads, world_size)
 
     @property
     def steps(self) -> int:
@@ -67,8 +76,13 @@ class Plan:
         return self.events[-1].steps
 
     @property
-    def decay_start(self) -> int:
-        return self.events[-1].decay_start
+    def open(self) -> bool:
+        """Whether the number of steps is still an estimate."""
+        return self.events[-1].open
+
+    def over(self, step: int) -> bool:
+        """Whether there is no step `step`."""
+        return not self.open and step >= self.steps
 
     def event(self, step: int) -> PlanEvent:
         """The event in force at a step."""
@@ -77,34 +91,36 @@ class Plan:
     def progress(self, step: int) -> float:
         """Share of the run done before `step`, in [0, 1), non-decreasing."""
         event = self.event(step)
+        if event.open:
+            return min(step, event.decay_start) / event.steps
         if step >= event.steps:
-            return math.nextafter(1.0, 0.0)
+            return LAST
         done = (step - event.at) / (event.steps - event.at)
-        return min(event.progress_at + (1 - event.progress_at) * done, math.nextafter(1.0, 0.0))
+        return min(event.progress_at + (1 - event.progress_at) * done, LAST)
 
     def lr_scale(self, step: int, warmup: int) -> float:
         """Warm-up, stable, linear decay to 0: the factor on the learning rate, in [0, 1]."""
         event = self.event(step)
         scale = min(1.0, (step + 1) / max(1, min(warmup, event.steps)))
-        if step >= event.decay_start:
+        if not event.open and step >= event.decay_start:
             scale *= (event.steps - step) / max(1, event.steps - event.decay_start)
         return max(0.0, scale)
 
-    def with_decay(self, at: int, steps: int) -> Plan:
-        """From step `at`, decay over the steps that still fit."""
-        event = PlanEvent(at, max(steps, at + 1), at, self.progress(at), "decay")
+    def with_end(self, at: int, steps: int, *, decay: bool) -> Plan:
+        """From step `at` the end is fixed at `steps`, and the rate decays until then if `decay`."""
+        steps = max(steps, at + 1)
+        event = PlanEvent(at, steps, at if decay else steps, self.progress(at), False, "decay")
         return replace(self, events=(*self.events, event))
 
     def with_cut(self, at: int) -> Plan:
         """End before step `at`: the budget is used up."""
-        last = self.events[-1]
-        event = PlanEvent(at, at, min(last.decay_start, at), self.progress(at), "cut")
+        event = PlanEvent(at, at, min(self.events[-1].decay_start, at), self.progress(at), False, "cut")
         return replace(self, events=(*self.events, event))
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": 1, **asdict(self), "events": [asdict(event) for event in self.events]}
+        return asdict(self) | {"events": [asdict(event) for event in self.events]}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
         events = tuple(PlanEvent(**event) for event in data["events"])
-        return Plan(events, data["micro_batch"], data["flops_per_step"], data["threads"], data["world_size"])
+        return Plan(events, data["flops_per_step"], data["threads"], data["world_size"])

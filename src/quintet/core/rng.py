@@ -14,15 +14,18 @@ Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNK = 64
+
+_Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
 
 
 class Rng:
@@ -78,7 +81,7 @@ class Rng:
         """int64 uniform in {low, ..., high - 1}, shape (rows, ...)."""
         return self._rows(shape, lambda g, s: g.integers(low, high, s, dtype=np.int64))
 
-    def permutation(self, n: int) -> np.ndarray:
+    def permutation(self, n: int) -> NDArray[np.int64]:
         """A random order of 0..n-1, (n,) int64; it has no rows, `first` plays no part."""
         return self.numpy().permutation(n)
 
@@ -99,7 +102,7 @@ class Rng:
         text = "\0".join(f"{type(part).__name__}:{part}" for part in (*self.key, *more))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
-    def _rows(self, shape: Sequence[int], draw) -> Tensor:  # type: ignore[no-untyped-def]
+    def _rows(self, shape: Sequence[int], draw: _Draw) -> Tensor:
         if not len(shape):
             raise ValueError("shape needs at least one axis (rows)")
         rows, event = int(shape[0]), tuple(shape[1:])
@@ -119,14 +122,22 @@ def layer_noise(rng: Rng) -> Iterator[None]:
 
     The only place that touches torch's global state.
     """
-    device = rng.device
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(rng.integer())
+    cuda = rng.device.type == "cuda"
+    before = torch.default_generator.get_state()
+    before_cuda = torch.cuda.get_rng_state(rng.device) if cuda else None
+    seed = rng.integer()
+    torch.default_generator.manual_seed(seed)
+    if cuda:
+        torch.cuda.manual_seed(seed)
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(before)
+        if before_cuda is not None:
+            torch.cuda.set_rng_state(before_cuda, rng.device)
 
 
-def _numpy(dtype: torch.dtype) -> type:
+def _numpy(dtype: torch.dtype) -> Any:
     if dtype == torch.float32:
         return np.float32
     if dtype == torch.float64:

@@ -16,7 +16,10 @@ LANGUAGES = ("en", "zh")
 
 def language(choice: str | None = None) -> str:
     """The language to speak: `choice`, QUINTET_LANG, LC_ALL, LC_MESSAGES, LANG, then English."""
-    for value in (choice, *(os.environ.get(name) for name in ("QUINTET_LANG", "LC_ALL", "LC_MESSAGES", "LANG"))):
+    for value in (
+        choice,
+        *(os.environ.get(name) for name in ("QUINTET_LANG", "LC_ALL", "LC_MESSAGES", "LANG")),
+    ):
         if value:
             return "zh" if value.lower().startswith("zh") else "en"
     return "en"

@@ -1,0 +1,197 @@
+"""Checkpoints: directories that are whole or do not exist.
+
+A checkpoint is written beside its target (files, fsync, manifest with the SHA-256 of each, fsync of the directory),
+then renamed, then the `last.json` pointer is replaced. A directory without a valid manifest is not a checkpoint. Reading
+verifies every hash, since safetensors notices truncation but not a flipped bit; a damaged checkpoint is reported and
+the previous one used. Nothing is pickled: tensors are safetensors, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from quintet.core.errors import ResourceError
+from quintet.core.faults import fault
+
+SCHEMA = 1
+MANIFEST, STATE, POINTER = "manifest.json", "state.json", "last.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint.
+
+    Attributes:
+        path: its directory.
+        step: the next step to train.
+        state: the JSON part.
+    """
+
+    path: Path
+    step: int
+    state: Mapping[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one file, such as "model" or "ema-0"."""
+        return dict(safetensors.torch.load_file(self.path / f"{name}.safetensors"))
+
+
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    *,
+    keep: int = 3,
+) -> Path:
+    """Write one checkpoint atomically and delete the oldest beyond `keep`.
+
+    Args:
+        folder: the run's `checkpoints` directory, made if absent.
+        step: the next step to train; names the directory.
+        tensors: file name without suffix -> tensor name -> tensor.
+        state: JSON-ready.
+    Returns: the checkpoint's directory.
+    Raises: ResourceError (exit 4) when the disk is full or not writable; the previous checkpoint stays as it was.
+    """
+    target, temporary = folder / f"{step:08d}", folder / f".{step:08d}.tmp-{os.getpid()}"
+    size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        temporary.mkdir()
+        files = {}
+        for name, group in tensors.items():
+            data = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in group.items()})
+            files[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", data)
+        text = json.dumps({"schema": SCHEMA, "step": step, **state}, indent=1, allow_nan=False)
+        files[STATE] = _write(temporary / STATE, text.encode())
+        fault("checkpoint.before_manifest")
+        manifest = {"schema": SCHEMA, "step": step, "files": files}
+        _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_directory(temporary)
+        fault("checkpoint.after_manifest")
+        if target.exists():  # an earlier run ended at this step; its checkpoint is replaced as a whole
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        _sync_directory(folder)
+        fault("checkpoint.after_rename")
+        write_atomically(folder / POINTER, json.dumps({"step": step, "path": target.name}).encode())
+        fault("checkpoint.after_pointer")
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        free = _free_bytes(folder)
+        raise ResourceError(
+            "checkpoint.not_written", path=folder, why=error.strerror or error, needed=_size(size), free=_size(free)
+        ) from error
+    for old in _found(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest(folder: Path, warn: Callable[[str, dict[str, Any]], None] | None = None) -> Checkpoint | None:
+    """The newest checkpoint that is undamaged, or None.
+
+    Args:
+        folder: a `checkpoints` directory, which may be absent.
+        warn: called with (message key, fields) for each damaged checkpoint passed over.
+    """
+    for path in _found(folder):
+        problem = damage(path)
+        if problem is None:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            return Checkpoint(path, int(state["step"]), state)
+        if warn is not None:
+            warn("checkpoint.damaged", {"path": str(path), "why": problem})
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """Why a directory is not a valid checkpoint, or None if it is."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        schema, files = manifest["schema"], manifest["files"]
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    if schema != SCHEMA:
+        return f"schema {schema} instead of {SCHEMA}; made by another quintet version"
+    for name, expected in files.items():
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
+                return f"{name} does not match its SHA-256"
+    return None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed writer left behind. The run folder's lock must be held."""
+    for orphan in folder.glob(".*.tmp-*"):
+        shutil.rmtree(orphan, ignore_errors=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file as a whole: readers see the old content or the new."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        _write(temporary, data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _found(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
+
+
+def _write(path: Path, data: bytes) -> dict[str, Any]:
+    with path.open("wb") as stream:
+        half = len(data) // 2
+        stream.write(data[:half])
+        fault("checkpoint.half")
+        stream.write(data[half:])
+        stream.flush()
+        os.fsync(stream.fileno())
+    fault("checkpoint.after_file")
+    return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _free_bytes(folder: Path) -> int:
+    place = folder
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _size(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}"
+        n /= 1000
+    return f"{n:.1f} TB"

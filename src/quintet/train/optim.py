@@ -1,0 +1,158 @@
+"""Optimisers: AdamW (torch's fused one) and Muon for hidden matrices, with clipping; no update from non-finite ones.
+
+Muon's step replaces a matrix's momentum by the nearest semi-orthogonal matrix, scaled so that the update's effect on
+activations does not depend on the shape.
+
+Sources: Loshchilov & Hutter 2019, arXiv:1711.05101; Jordan et al. 2024, "Muon: an optimizer for hidden layers";
+the spectral scaling sqrt(out / in) from Yang et al. 2023, arXiv:2310.17813.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from quintet.core.recipe import OptimizerConfig
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values to about 1 in five steps
+
+
+def hidden_matrices(module: nn.Module) -> list[Tensor]:
+    """Weights of linear layers that are not marked as edges (input, output, modulation, embedding)."""
+    return [
+        layer.weight
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear) and not getattr(layer, "edge", False) and layer.weight.requires_grad
+    ]
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Approximate U V^T of each matrix's singular value decomposition.
+
+    Args:
+        matrices: (N, out, in).
+        steps: Newton-Schulz iterations.
+    Returns: (N, out, in), singular values within about 0.7 to 1.2.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    tall = matrices.shape[1] > matrices.shape[2]
+    x: Tensor = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
+    return x.mT if tall else x
+
+
+class Muon:
+    """Momentum, orthogonalised. Matrices of one shape are handled as one batch."""
+
+    def __init__(self, params: Sequence[Tensor], momentum: float, weight_decay: float) -> None:
+        self.params, self.momentum, self.weight_decay = list(params), momentum, weight_decay
+        self.buffers = [torch.zeros_like(p) for p in self.params]
+        self._shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, p in enumerate(self.params):
+            self._shapes[tuple(p.shape)].append(i)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        for shape, same in self._shapes.items():
+            grads = [g for i in same if (g := self.params[i].grad) is not None]
+            members = [i for i in same if self.params[i].grad is not None]
+            if not members:
+                continue
+            buffers = [self.buffers[i] for i in members]
+            torch._foreach_lerp_(buffers, grads, 1 - self.momentum)
+            nesterov = torch._foreach_lerp(grads, buffers, self.momentum)
+            updates = list(orthogonalize(torch.stack(list(nesterov))).unbind())
+            params = [self.params[i] for i in members]
+            if self.weight_decay:
+                torch._foreach_mul_(params, 1 - lr * self.weight_decay)
+            torch._foreach_add_(params, updates, alpha=-lr * math.sqrt(shape[0] / shape[1]))
+
+
+class Optimizer:
+    """One player's optimiser.
+
+    Args:
+        module: whose parameters it changes.
+        config: method, rates, clipping.
+    """
+
+    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        params = [p for p in module.parameters() if p.requires_grad]
+        matrices = hidden_matrices(module) if config.method == "muon" else []
+        chosen = {id(p) for p in matrices}
+        rest = [p for p in params if id(p) not in chosen]
+        groups = [
+            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.params = params
+        self.muon = Muon(matrices, config.momentum, config.weight_decay) if matrices else None
+        self.adam = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=1e-8, fused=True
+        )
+        self.last_lr = 0.0
+
+    @torch.no_grad()
+    def step_and_clear(self, scale: float, progress: float) -> float:
+        """Clip, update, clear the gradients.
+
+        Args:
+            scale: the plan's factor on the learning rate.
+            progress: in [0, 1), drives the cosine schedules of rate and beta2.
+        Returns: the gradient norm before clipping. Where it is not finite nothing was updated.
+        """
+        config = self.config
+        grads = [p.grad for p in self.params if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads, foreach=True) if grads else torch.zeros(())
+        size = float(norm)
+        if math.isfinite(size):
+            if config.clip is not None and size > config.clip:
+                torch._foreach_mul_(grads, config.clip / size)
+            half = 0.5 * (1 + math.cos(math.pi * progress))
+            scale = scale * (config.lr_end + (1 - config.lr_end) * half)
+            self.last_lr = config.lr * scale
+            for group in self.adam.param_groups:
+                group["lr"] = self.last_lr
+                if config.beta2_end is not None:
+                    beta2 = config.beta2_end + (config.betas[1] - config.beta2_end) * half
+                    group["betas"] = (config.betas[0], beta2)
+            self.adam.step()
+            if self.muon is not None:
+                self.muon.step(config.matrix_lr * scale)
+        self.clear()
+        return size
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as flat tensors for a checkpoint: "adam.3.exp_avg", "muon.0"."""
+        state = {
+            f"adam.{i}.{name}": value
+            for i, entry in self.adam.state_dict()["state"].items()
+            for name, value in entry.items()
+        }
+        if self.muon is not None:
+            state |= {f"muon.{i}": buffer for i, buffer in enumerate(self.muon.buffers)}
+        return state
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in tensors.items():
+            kind, index, *name = key.split(".")
+            if kind == "adam":
+                state[int(index)][name[0]] = value.clone()
+            elif self.muon is not None:
+                self.muon.buffers[int(index)].copy_(value)
+        self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})

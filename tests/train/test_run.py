@@ -1,0 +1,165 @@
+"""Budgets, plan events, resume and divergence of the one training run, on a tiny two-player model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import TinyDuel, VectorBatches
+
+from quintet.core import checkpoint
+from quintet.core.budget import Budget
+from quintet.core.errors import DivergedError, Interrupted
+from quintet.core.ledger import Ledger
+from quintet.core.plan import Plan
+from quintet.core.recipe import OptimizerConfig, TrainConfig
+from quintet.core.rng import Rng, layer_noise
+from quintet.train.run import fit
+
+CONFIG = TrainConfig(
+    batch=16,
+    optimizers={"critic": OptimizerConfig(lr=1e-2, beta2_end=0.999), "generator": OptimizerConfig(method="muon")},
+    warmup=5,
+    decay=0.4,
+)
+
+
+class Recorder:
+    """Keeps what it is told, and asks to stop after a step if it should."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.plans: list[Plan] = []
+        self.stop_after, self.done = stop_after, 0
+        self.previews: list[int] = []
+
+    def log(self, line: Any) -> None:
+        self.lines.append(json.loads(json.dumps(line, allow_nan=False)))
+
+    def plan(self, plan: Plan) -> None:
+        self.plans.append(plan)
+
+    def step(self, step: int, plan: Plan, seconds: float, share: float) -> None:
+        self.done = step
+
+    def preview(self, state: Any, seconds: float) -> None:
+        self.previews.append(state.step)
+
+    def stop(self) -> bool:
+        return self.stop_after is not None and self.done >= self.stop_after
+
+
+def run(folder: Path, budget: str, recorder: Recorder, *, plan: Plan | None = None, **options: Any) -> Any:
+    with layer_noise(Rng(3, "init")):
+        model = TinyDuel()
+    ledger = Ledger()
+    batches = options.pop("batches", None) or VectorBatches()
+    fitted = fit(
+        model,
+        batches,
+        CONFIG,
+        Budget.parse(budget),
+        seed=3,
+        folder=folder,
+        ledger=ledger,
+        watcher=recorder,
+        plan=plan,
+        **options,
+    )
+    return model, fitted, ledger
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """SHA-256 of every tensor file of every checkpoint."""
+    return {
+        f"{path.parent.name}/{path.name}": json.loads((path.parent / "manifest.json").read_text())["files"][path.name]["sha256"]
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def test_budgets_in_steps_examples_and_flops(tmp_path: Path) -> None:
+    _, fitted, ledger = run(tmp_path / "a", "30steps", Recorder())
+    assert (fitted.state.step, ledger.steps, ledger.examples) == (30, 30, 480)
+    _, fitted, ledger = run(tmp_path / "b", "100examples", Recorder())
+    assert fitted.state.step == 7  # the batch that crosses the end is trained
+    flops = ledger.flops / ledger.steps
+    _, fitted, ledger = run(tmp_path / "c", f"{flops * 12.5:.0f}flop", Recorder())
+    assert fitted.state.step == 12
+    assert flops * 12.5 * 0.9 < ledger.flops <= flops * 12.5
+
+
+def test_a_budget_in_seconds_ends_in_time_with_a_decay(tmp_path: Path) -> None:
+    recorder = Recorder()
+    _, fitted, ledger = run(tmp_path, "1.5s", recorder)
+    assert ledger.wall_s <= 1.5 * 1.1
+    assert [plan.events[-1].reason for plan in recorder.plans][:2] == ["calibration", "decay"]
+    scales = [fitted.state.plan.lr_scale(step, 5) for step in range(fitted.state.step)]
+    assert scales[-1] < 0.02 * max(scales)
+    progress = [fitted.state.plan.progress(step) for step in range(fitted.state.step)]
+    assert progress == sorted(progress)
+    assert len(recorder.previews) == 6
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 19])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
+    whole = Recorder()
+    run(tmp_path / "whole", "30steps", whole, checkpoint_steps=10)
+    first = Recorder(stop_after=stop_after)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", "30steps", first, checkpoint_steps=10)
+    second = Recorder()
+    run(tmp_path / "parts", "30steps", second, plan=first.plans[-1], checkpoint_steps=10)
+    last = "00000030"
+    wanted = {k: v for k, v in digest(tmp_path / "whole").items() if k.startswith(last)}
+    got = {k: v for k, v in digest(tmp_path / "parts").items() if k.startswith(last)}
+    assert len(wanted) == 4
+    assert got == wanted
+    losses = {line["step"]: line["critic"] for line in whole.lines if line["kind"] == "step"}
+    again = {line["step"]: line["critic"] for r in (first, second) for line in r.lines if line["kind"] == "step"}
+    assert losses == again
+
+
+def test_every_later_checkpoint_is_equal_after_restarting_from_each(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path / "whole", "30steps", recorder, checkpoint_steps=10)
+    wanted = digest(tmp_path / "whole")
+    for start in (10, 20):
+        part = tmp_path / f"from-{start}"
+        source = tmp_path / "whole" / "checkpoints" / f"{start:08d}"
+        target = part / "checkpoints" / f"{start:08d}"
+        target.mkdir(parents=True)
+        for file in source.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        run(part, "30steps", Recorder(), plan=recorder.plans[-1], checkpoint_steps=10)
+        got = digest(part)
+        assert got == {k: v for k, v in wanted.items() if k in got}
+        assert f"{30:08d}/model.safetensors" in got
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    run(tmp_path / "a", "5steps", Recorder())
+    run(tmp_path / "b", "5steps", Recorder(), batches=VectorBatches(seed=1))
+    assert digest(tmp_path / "a") != digest(tmp_path / "b")
+
+
+def test_calibration_and_previews_leave_no_trace_in_the_weights(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path / "a", "20steps", recorder)
+    run(tmp_path / "b", "20steps", Recorder(), plan=recorder.plans[0], resume=False)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+def test_repeated_nonfinite_gradients_update_nothing_and_end_the_run(tmp_path: Path) -> None:
+    recorder = Recorder()
+    plan = Plan.start(20, 0.0, flops_per_step=1.0, threads=torch.get_num_threads())
+    with pytest.raises(DivergedError) as caught:
+        run(tmp_path, "20steps", recorder, plan=plan, batches=VectorBatches(poison=5), checkpoint_steps=5)
+    assert caught.value.exit_code == 5
+    events = [line for line in recorder.lines if line["kind"] == "event"]
+    assert [event["what"] for event in events] == ["skipped"] * 3
+    kept = checkpoint.newest(tmp_path / "checkpoints")
+    assert kept is not None
+    assert all(torch.isfinite(t).all() for t in kept.tensors("model").values())
