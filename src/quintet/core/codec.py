@@ -37,8 +37,13 @@ class Codec(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode(self, x: Tensor) -> Tensor:
-        """Model (B, *E) to raw (B, *R); integers are the nearest level, the edge level for values outside."""
+    def decode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
+        """Model (B, *E) to raw (B, *R); integers are the nearest level, the edge level for values outside.
+
+        Args:
+            x: encoded examples.
+            rng: draws the value within its cell where the codec merged values into cells; None takes the centre.
+        """
 
     @abstractmethod
     def log_det(self, x: Tensor) -> Tensor:

@@ -49,12 +49,17 @@ class NetworkConfig(Config, ABC):
 class TokenNetworkConfig(Config, ABC):
     """Config of a causal network over tokens.
 
-    The module's forward is `(tokens (B, T) int64, cond: Cond) -> logits (B, T, levels)`, where logits at i depend on
-    tokens before i and the condition alone; `start(n, cond)` and `next(state, tokens (n,), ...)` are its cached form.
+    The module's forward is `(tokens (B, T) int64, cond: Cond) -> (B, T, outputs)`, where outputs at i depend on tokens
+    before i and the condition alone. Its cached form, for sampling: `start(n, cond)` returns a cache with
+    `reorder(rows)`, and `next(cache, tokens (n,) | None) -> (n, outputs)` moves it on by one position, given the token
+    at the position before (None at the first).
     """
 
     @abstractmethod
-    def build(self, length: int, levels: int, conditions: Mapping[str, int], *, grid: tuple[int, ...]) -> nn.Module: ...
+    def build(
+        self, length: int, levels: int, conditions: Mapping[str, int], *, grid: tuple[int, ...], outputs: int
+    ) -> nn.Module:
+        """Args: grid: how the positions lie, read line by line (rows, columns); outputs: numbers a position."""
 
 
 class CodecConfig(Config, ABC):
@@ -128,7 +133,6 @@ class Stage(Config):
         model: what is trained.
         train: how.
         share: of the recipe's budget; shares of all stages sum to 1.
-        needs: names of earlier stages whose models it uses.
     """
 
     kind = "stage"
@@ -137,7 +141,6 @@ class Stage(Config):
     model: ModelConfig
     train: TrainConfig
     share: float = Field(1.0, gt=0, le=1)
-    needs: tuple[str, ...] = ()
 
 
 @plain_dataclass(frozen=True)

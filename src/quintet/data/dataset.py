@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from quintet.core.messages import LANGUAGES, say
 from quintet.core.spec import DataSpec
 
 
@@ -27,18 +31,46 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def tensor(self) -> Tensor:
+        """x as a torch tensor: uint8, int32 where more than 256 levels need it, or float32."""
+        x = self.x.astype(np.int32) if self.x.dtype == np.uint16 else self.x
+        return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def note(key: str, **fields: Any) -> Mapping[str, str]:
+    """A sentence of the catalogue in every language."""
+    return {lang: say(key, lang, **fields) for lang in LANGUAGES}
+
+
+def fingerprint(splits: Iterable[Split]) -> str:
+    """SHA-256 over the examples and labels of the splits, in order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for name, values in (("x", split.x), *sorted(split.labels.items())):
+            digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
 
 class Density(Protocol):
     """A distribution that is known exactly (the toy densities)."""
 
-    modes: NDArray[np.float64]  # (K, D) centres, K = 0 where the density has no discrete modes
-    scale: float  # standard deviation of a mode
+    @property
+    def modes(self) -> NDArray[np.float64]:
+        """(K, D) centres, K = 0 where the density has no separate modes."""
 
-    def sample(self, n: int, seed: int) -> NDArray[np.float64]: ...
+    @property
+    def scale(self) -> float:
+        """Standard deviation of a mode, or across a curve."""
 
-    def log_prob(self, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    def sample(self, n: int, seed: int) -> NDArray[np.float64]:
+        """(n, D) independent draws."""
 
-    def entropy(self) -> float: ...
+    def log_prob(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, D) -> (n,) nats."""
+
+    def entropy(self) -> float:
+        """Nats."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +84,7 @@ class Dataset:
             its own, nobody test before the last evaluation.
         names: condition name -> the classes' names.
         truth: the exact density where it is known.
+        origin, step: level k of discrete data stands for origin + step * k in the source's own units.
         notes: sentences (language -> text) about what was inferred: levels, moved duplicates.
         fingerprint: SHA-256 over splits and labels.
     """
@@ -64,5 +97,7 @@ class Dataset:
     test: Split
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     truth: Density | None = None
+    origin: float = 0.0
+    step: float = 1.0
     notes: tuple[Mapping[str, str], ...] = ()
     fingerprint: str = ""

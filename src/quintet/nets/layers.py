@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quintet.core.spec import UNCONDITIONAL, Cond
 
+L = TypeVar("L", bound=nn.Module)
 
-def edge(layer: nn.Module) -> nn.Module:
+
+def edge(layer: L) -> L:
     """Mark a layer at the network's edge (input, output, modulation), whose matrix Muon leaves to AdamW."""
-    layer.edge = True
+    layer.edge = True  # type: ignore[assignment]
     return layer
 
 
@@ -71,6 +74,7 @@ class ConditionEmbedding(nn.Module):
             raise ValueError(f"unknown conditions {sorted(unknown)}; this model has {sorted(self.tables)}")
         total: Tensor | None = None
         for name, table in self.tables.items():
+            assert isinstance(table, nn.Embedding)
             null = table.num_embeddings - 1
             index = cond.get(name)
             if index is None:

@@ -1,0 +1,299 @@
+"""The verbs: what `import quintet` offers, and what the command line calls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quintet.compare import run as comparison
+from quintet.compare.advice import NEEDS, advise_by_need
+from quintet.compare.cell import CellJob, evaluate_cell, train_cell
+from quintet.compare.forecast import evaluation_limit_s
+from quintet.core.budget import Budget
+from quintet.core.errors import UsageError
+from quintet.core.interrupt import graceful
+from quintet.core.recipe import Recipe
+from quintet.core.results import Advice, Compare, SeedResult
+from quintet.data.dataset import Dataset
+from quintet.data.sources import open_dataset
+from quintet.recipes.load import Trained
+from quintet.recipes.load import load as load_cell
+from quintet.recipes.registry import RECIPES, find
+from quintet.report.page import write_report
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+def quiet(event: Mapping[str, Any]) -> None:
+    """A listener that says nothing."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished (or interrupted) comparison.
+
+    Attributes:
+        folder: with compare.json, report.html and the cells.
+        result: what compare.json holds.
+    """
+
+    folder: Path
+    result: Compare
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def best(self) -> Trained:
+        """The recipe that ranks first in quality, its best seed on validation data."""
+        return load(f"{self.folder}:best")
+
+    def __getitem__(self, recipe: str) -> Trained:
+        """A recipe's best seed on validation data."""
+        return load(f"{self.folder}:{recipe}")
+
+
+def plan_compare(
+    data: Any,
+    recipes: Sequence[str | Recipe] | None = None,
+    *,
+    budget: str | Budget | None = None,
+    within: str | Budget | None = None,
+    seeds: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    set: Sequence[str] = (),  # noqa: A002 - the command line's word
+) -> comparison.Comparison:
+    """Settle what `compare` would do, without doing it; see there."""
+    dataset = open_dataset(data)
+    chosen = [item if isinstance(item, Recipe) else find(item) for item in (recipes or list(RECIPES))]
+    folder = Path(out) if out is not None else Path("runs") / slug(dataset.name)
+    return comparison.plan(
+        folder,
+        dataset,
+        chosen,
+        budget=Budget.parse(budget) if budget is not None else None,
+        within=Budget.parse(within) if within is not None else None,
+        seeds=seeds,
+        device=pick_device(device),
+        threads=threads,
+        overrides=overrides(set),
+    )
+
+
+def compare(
+    data: Any,
+    recipes: Sequence[str | Recipe] | None = None,
+    *,
+    budget: str | Budget | None = None,
+    within: str | Budget | None = None,
+    seeds: int | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    set: Sequence[str] = (),  # noqa: A002
+    listen: Listener = quiet,
+) -> Comparison:
+    """Train a recipe of every family for the same budget, judge them, and write the report.
+
+    Args:
+        data: "digits", "toy:NAME", a .npz or .npy file, arrays, or an opened dataset.
+        recipes: names, or recipes of your own; by default one of each family.
+        budget: what one model trains for ("30s", "5000steps", ...).
+        within: the time of the whole call instead, by default 20 minutes.
+        seeds: trainings of each recipe; by default 3 if the time allows.
+        out: folder, by default runs/<data>. What is finished there is not done again.
+        device: "auto", "cpu" or "cuda".
+        threads: torch threads of a cell, by default the machine's cores, at most 8.
+        set: config overrides such as "train.batch=128", for every recipe.
+        listen: told about progress.
+    Raises: QuintetError with a message for the user; Interrupted after Ctrl-C, with everything saved.
+    """
+    planned = plan_compare(
+        data, recipes, budget=budget, within=within, seeds=seeds, out=out, device=device, threads=threads, set=set
+    )
+    result = planned.run(listen, rewrite)
+    return Comparison(planned.folder, result)
+
+
+def rewrite(folder: Path) -> None:
+    """Write the report of a comparison's folder."""
+    write_report(folder)
+
+
+def train(
+    recipe: str | Recipe,
+    data: Any,
+    *,
+    budget: str | Budget = "60s",
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    set: Sequence[str] = (),  # noqa: A002
+    listen: Listener = quiet,
+) -> Trained:
+    """Train one model.
+
+    Args:
+        recipe: a name or a recipe.
+        data: as for `compare`.
+        budget: with its unit.
+        seed: of everything random.
+        out: the run's folder, by default runs/<data>-<recipe>-s<seed>.
+        resume: continue what is there, from its newest undamaged checkpoint (from step 0 if there is none).
+        device, threads, set, listen: as for `compare`.
+    Raises: Interrupted after Ctrl-C, with everything saved; DivergedError; BusyError.
+    """
+    job = train_job(recipe, data, budget=budget, seed=seed, out=out, device=device, threads=threads, set=set)
+    with graceful() as stop:
+        train_cell(job, listen, stop, resume=resume)
+        evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
+    return load_cell(job.folder, job.device)
+
+
+def train_job(
+    recipe: str | Recipe,
+    data: Any,
+    *,
+    budget: str | Budget = "60s",
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    set: Sequence[str] = (),  # noqa: A002
+) -> CellJob:
+    """Settle what `train` would do; see there."""
+    chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
+    dataset = open_dataset(data)
+    folder = Path(out) if out is not None else Path("runs") / f"{slug(dataset.name)}-{chosen.name}-s{seed}"
+    return CellJob(
+        folder,
+        chosen,
+        dataset,
+        Budget.parse(budget),
+        seed,
+        overrides(set),
+        pick_device(device),
+        threads or comparison.default_threads(),
+    )
+
+
+def sample(run: str | Path, n: int = 16, **choices: Any) -> NDArray[Any]:
+    """Draw n raw samples from a run; see `Trained.sample` for the choices."""
+    return load(run).sample(n, **choices)
+
+
+def load(run: str | Path, device: str = "auto") -> Trained:
+    """Load a trained model.
+
+    Args:
+        run: a cell's folder, "runs/x:gan" (the best seed on validation data), "runs/x:gan-s1", "runs/x:best".
+        device: where the model goes.
+    Raises: UsageError (exit 2) if there is no such run.
+    """
+    return load_cell(find_run(run), pick_device(device))
+
+
+def find_run(run: str | Path) -> Path:
+    """The cell's folder that a run's name means."""
+    text = str(run)
+    if Path(text).exists() or ":" not in text:
+        return Path(text)
+    place, _, which = text.rpartition(":")
+    result = comparison.read(Path(place))
+    done = {row.name: [s for s in row.seeds if s.status == "done"] for row in result.recipes}
+    known = ", ".join([*(name for name, seeds in done.items() if seeds), "best"])
+    if which == "best":
+        ranked = [name for name in result.ranking.get("quality", []) if done.get(name)]
+        which = ranked[0] if ranked else which
+    if done.get(which):
+        return Path(place) / min(done[which], key=_validation_distance).run
+    for seeds in done.values():
+        for cell in seeds:
+            if Path(cell.run).name == which:
+                return Path(place) / cell.run
+    raise UsageError("load.no_such_cell", path=place, which=which, known=known)
+
+
+def advise(where: str | Path | None = None, need: Sequence[str] = ()) -> list[Advice]:
+    """Which family for which need: from a comparison's measurements, or from the literature where there are none.
+
+    Args:
+        where: a comparison's folder; None for the literature alone.
+        need: some of quality, diversity, speed, likelihood, stability, memory; all by default.
+    """
+    unknown = [name for name in need if name not in NEEDS]
+    if unknown:
+        raise UsageError("advise.need", need=unknown[0], known=", ".join(NEEDS))
+    return advise_by_need(comparison.read(Path(where)) if where is not None else None, tuple(need) or NEEDS)
+
+
+def recipes() -> tuple[Recipe, ...]:
+    """All registered recipes."""
+    return tuple(RECIPES.values())
+
+
+def demo(out: str | Path = "runs/demo", *, budget: str = "12s", seeds: int = 2, listen: Listener = quiet) -> Comparison:
+    """`compare` on the embedded digits: minutes on a laptop, no network."""
+    return compare("digits", budget=budget, seeds=seeds, out=out, listen=listen)
+
+
+def pick_device(device: str) -> str:
+    """"auto" to what there is.
+
+    Raises: UsageError for an unknown device, or a GPU that is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UsageError("device.unknown", device=device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device.no_cuda")
+    return device
+
+
+def overrides(pairs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read "train.batch=128" pairs.
+
+    Raises: UsageError for a pair without "=".
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError("config.no_equals", text=pair)
+    return tuple((pair.partition("=")[0], pair.partition("=")[2]) for pair in pairs)
+
+
+def slug(name: str) -> str:
+    """A data set's name as a folder name."""
+    text = re.sub(r"[^\w.-]+", "-", Path(name).stem if "/" in name else name).strip("-.")
+    return text or "data"
+
+
+def _validation_distance(cell: SeedResult) -> float:
+    values = [v for v in cell.choice.get("kid_pca", {}).values() if v is not None]
+    return min(values) if values else float(np.inf)
+
+
+__all__ = [
+    "Comparison",
+    "Dataset",
+    "advise",
+    "compare",
+    "demo",
+    "load",
+    "open_dataset",
+    "recipes",
+    "sample",
+    "train",
+]

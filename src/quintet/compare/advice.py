@@ -1,0 +1,140 @@
+"""Which recipe for which need: rankings and sentences, each with the numbers that support it and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quintet.compare.verdicts import Word, best, middle, ranked
+from quintet.core.results import Advice, Compare, RecipeResult
+
+NEEDS = ("quality", "diversity", "speed", "likelihood", "stability", "memory")
+METRIC = {
+    "quality": "kid", "diversity": "coverage", "speed": "seconds_per_1000", "likelihood": "bits_per_dim",
+    "memory": "peak_bytes",
+}  # fmt: skip
+UNITS = {
+    "kid": ("KID {v:.4f}", "KID 为 {v:.4f}"),
+    "coverage": ("coverage {v:.2f}", "覆盖率为 {v:.2f}"),
+    "seconds_per_1000": ("{v:.3g} s per 1,000 samples", "每千个样本 {v:.3g} 秒"),
+    "bits_per_dim": ("{v:.3f} bits/dim", "{v:.3f} 比特/维"),
+    "peak_bytes": ("{v:.0f} MB", "{v:.0f} MB"),
+}
+NAMES = {
+    "quality": ("quality", "质量"), "diversity": ("diversity", "多样性"), "speed": ("fast sampling", "采样速度"),
+    "likelihood": ("likelihood", "似然"), "stability": ("stability", "训练稳定性"), "memory": ("little memory", "内存占用"),
+}  # fmt: skip
+LITERATURE = {
+    "quality": ("diffusion", "diffusion models (flow matching), whose samples are of the highest quality in most studies",
+                "扩散模型（流匹配）：多数研究中样本质量最高"),
+    "diversity": ("diffusion", "diffusion or autoregressive models, which are trained to cover all of the data",
+                  "扩散模型或自回归模型：训练目标要求覆盖全部数据"),
+    "speed": ("gan", "a GAN, a VAE or a coupling flow, which need one pass of the network for a sample",
+              "生成对抗网络、变分自编码器或耦合流：一次前向计算即可得到样本"),
+    "likelihood": ("autoregressive", "autoregressive models or flows, whose likelihood is exact",
+                   "自回归模型或标准化流：似然是精确的"),
+    "stability": ("diffusion", "anything but the classic GAN losses; diffusion and VAEs are the safest",
+                  "除经典的生成对抗损失外都可以；扩散模型和变分自编码器最稳妥"),
+    "memory": ("vae", "a VAE or a GAN of small size", "小规模的变分自编码器或生成对抗网络"),
+}  # fmt: skip
+
+
+def advise(result: Compare) -> tuple[dict[str, list[str]], list[Advice]]:
+    """Need -> recipes best first, and a sentence for each need."""
+    done = [recipe for recipe in result.recipes if recipe.status == "done"]
+    ranking = {need: [r.name for r in ranked(done, METRIC[need])] for need in NEEDS if need in METRIC}
+    ranking["stability"] = [r.name for r in sorted(done, key=_trouble)]
+    return ranking, advise_by_need(result, NEEDS) if done else []
+
+
+def advise_by_need(result: Compare | None, needs: Sequence[str]) -> list[Advice]:
+    """Sentences for some needs; from the literature without a comparison."""
+    done = [recipe for recipe in result.recipes if recipe.status == "done"] if result is not None else []
+    if result is None or not done:
+        return [_from_literature(need) for need in needs]
+    return [_stability(done) if need == "stability" else _measured(result, done, need) for need in needs]
+
+
+def show(metric: str, value: float | None) -> tuple[str, str]:
+    """A value with its unit, in English and Chinese."""
+    if value is None:
+        return "not available", "无"
+    value = value / 1e6 if metric == "peak_bytes" else value
+    return UNITS[metric][0].format(v=value), UNITS[metric][1].format(v=value)
+
+
+def _measured(result: Compare, done: Sequence[RecipeResult], need: str) -> Advice:
+    metric = METRIC[need]
+    found = best(done, metric, result.floor.get(metric))
+    en_need, zh_need = NAMES[need]
+    if found is None:
+        return Advice(
+            need=need, recipe=None, verdict="no evidence",
+            en=f"For {en_need}: no recipe here has this measurement.",
+            zh=f"就{zh_need}而言：这里没有任何方案具备这项测量。",
+        )  # fmt: skip
+    first, word = found
+    order = ranked(done, metric)
+    en_first, zh_first = show(metric, middle(first, metric))
+    evidence = [{"recipe": r.name, "metric": metric, "value": middle(r, metric), "seeds": len(r.seeds)} for r in order]
+    if len(order) == 1:
+        en = f"For {en_need}: {first.name} is the only one measured here ({en_first})."
+        zh = f"就{zh_need}而言：这里只测量了 {first.name}（{zh_first}）。"
+        return Advice(need=need, recipe=first.name, verdict="too close to call", en=en, zh=zh, evidence=evidence)
+    second = order[1]
+    en_second, zh_second = show(metric, middle(second, metric))
+    bound_en, bound_zh = _kinds(first, second) if need == "likelihood" else ("", "")
+    if word == "too close to call":
+        en = f"For {en_need}: {first.name} ({en_first}) and {second.name} ({en_second}) are too close to call{bound_en}."
+        zh = f"就{zh_need}而言：{first.name}（{zh_first}）与 {second.name}（{zh_second}）难分高下{bound_zh}。"
+    else:
+        sure_en, sure_zh = {"likely": ("likely", "很可能"), "established": ("established", "已确证")}[word]
+        en = f"For {en_need}: {first.name} ({en_first}), before {second.name} ({en_second}); {sure_en}{bound_en}."
+        zh = f"就{zh_need}而言：选 {first.name}（{zh_first}），其次是 {second.name}（{zh_second}）；{sure_zh}{bound_zh}。"
+    return Advice(need=need, recipe=first.name, verdict=word, en=en, zh=zh, evidence=evidence)
+
+
+def _kinds(*recipes: RecipeResult) -> tuple[str, str]:
+    """A remark where a likelihood is not exact."""
+    words = {"bound": ("a bound", "下界给出的上限"), "estimate": ("an estimate", "估计值")}
+    notes = [(r.name, *words[r.likelihood]) for r in recipes if r.likelihood in words]
+    en = "; ".join(f"{name}'s is {word}" for name, word, _ in notes)
+    zh = "，".join(f"{name} 的数值是{word}" for name, _, word in notes)
+    return (f" ({en})", f"（{zh}）") if notes else ("", "")
+
+
+def _trouble(recipe: RecipeResult) -> tuple[float, float]:
+    s = recipe.stability
+    bad = s.get("failed", 0) + s.get("diverged", 0) + s.get("collapsed", 0)
+    return bad / max(1, s.get("seeds", 1)), float(s.get("kid_spread") or 0.0)
+
+
+def _stability(done: Sequence[RecipeResult]) -> Advice:
+    order = sorted(done, key=_trouble)
+    runs = sum(int(r.stability.get("seeds", 0)) for r in done)
+    evidence: list[dict[str, Any]] = [{"recipe": r.name, **r.stability} for r in order]
+    troubled = [r for r in order if _trouble(r)[0] > 0]
+    word: Word = "too close to call"
+    if not troubled:
+        spread = order[-1]
+        en = f"For stability: none of {runs} trainings failed, diverged or collapsed; too few to tell the families apart."
+        zh = f"就训练稳定性而言：{runs} 次训练均未失败、发散或模式坍塌；次数太少，不足以区分各家族。"
+        if spread.stability.get("kid_spread"):
+            en += f" {spread.name} varies most over seeds (KID by {spread.stability['kid_spread']:.4f})."
+            zh += f"{spread.name} 在不同种子间波动最大（KID 相差 {spread.stability['kid_spread']:.4f}）。"
+        return Advice(need="stability", recipe=order[0].name, verdict=word, en=en, zh=zh, evidence=evidence)
+    worst = troubled[-1]
+    s = worst.stability
+    bad = s["failed"] + s["diverged"] + s["collapsed"]
+    en = f"For stability: {worst.name} had trouble in {bad} of {s['seeds']} trainings; {order[0].name} in none."
+    zh = f"就训练稳定性而言：{worst.name} 在 {s['seeds']} 次训练中有 {bad} 次出现问题，{order[0].name} 没有。"
+    return Advice(need="stability", recipe=order[0].name, verdict=word, en=en, zh=zh, evidence=evidence)
+
+
+def _from_literature(need: str) -> Advice:
+    family, en, zh = LITERATURE[need]
+    en_need, zh_need = NAMES[need]
+    return Advice(
+        need=need, recipe=None, verdict="no evidence", evidence=[{"family": family, "source": "literature"}],
+        en=f"For {en_need}, by the literature: {en}.", zh=f"就{zh_need}而言，依据文献：{zh}。",
+    )  # fmt: skip

@@ -1,0 +1,396 @@
+"""A cell: one recipe, one seed, one budget. Trains all stages, chooses the average, evaluates, leaves a run folder.
+
+`quintet train` and `quintet compare` write the same folder through the same functions.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quintet._version import __version__
+from quintet.compare.reference import nearest_pairs
+from quintet.core import checkpoint, config
+from quintet.core.budget import Budget
+from quintet.core.codec import Codec
+from quintet.core.errors import UsageError
+from quintet.core.ledger import Ledger, Stopwatch, peak_memory
+from quintet.core.lock import locked
+from quintet.core.model import HasLogProb, HasTrace, Model
+from quintet.core.plan import Plan
+from quintet.core.recipe import Recipe, Stage
+from quintet.core.results import Estimate, LedgerEntry, SamplingCost, SeedResult, Stability
+from quintet.core.rng import CHUNK, Rng, layer_noise
+from quintet.data.batches import Batches
+from quintet.data.dataset import Dataset
+from quintet.metrics.distances import kid
+from quintet.metrics.evaluate import Reference
+from quintet.metrics.judges import PCASpace
+from quintet.metrics.likelihood import bits_per_dim, undefined
+from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
+from quintet.tasks.density import nats
+from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
+from quintet.tasks.pictures import picture
+from quintet.train.loop import TrainState
+from quintet.train.run import fit
+
+CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average
+CHOICE_SAMPLES = 512
+PREVIEW_SAMPLES = 2 * CHUNK
+TRACE_ITEMS, TRACE_FRAMES, TRACE_POINTS = 8, 9, 1024
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """What is to be trained where.
+
+    Attributes:
+        folder: of the cell.
+        recipe: its name, family and stages.
+        dataset: opened.
+        budget: for all stages together.
+        seed: of initialisation, order, noise and sampling.
+        overrides: ("train.batch", "128") pairs that change every stage's config.
+        device: "cpu" or "cuda".
+        threads: torch threads.
+    """
+
+    folder: Path
+    recipe: Recipe
+    dataset: Dataset
+    budget: Budget
+    seed: int
+    overrides: tuple[tuple[str, str], ...] = ()
+    device: str = "cpu"
+    threads: int = 1
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The resolved configs.
+
+        Raises: UsageError if the recipe does not fit the data, or an override names no field.
+        """
+        reason = self.recipe.unfit(self.dataset.spec)
+        if reason is not None:
+            raise UsageError("recipe.unfit", recipe=self.recipe.name, why=reason)
+        stages = self.recipe.stages(self.dataset.spec, self.budget)
+        for path, text in self.overrides:
+            stages = tuple(config.override(stage, path, text, stage.name) for stage in stages)
+        return stages
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config, as config.json holds it."""
+        return {
+            "schema": 1,
+            "quintet": __version__,
+            "recipe": self.recipe.name,
+            "family": self.recipe.family,
+            "seed": self.seed,
+            "budget": str(self.budget),
+            "data": {
+                "name": self.dataset.name,
+                "fingerprint": self.dataset.fingerprint,
+                "spec": self.dataset.spec.to_json(),
+                "label_names": {name: list(values) for name, values in self.dataset.names.items()},
+            },
+            "stages": config.encode(self.stages()),
+        }
+
+
+def build(stage: Stage, dataset: Dataset, seed: int) -> tuple[Model[Any], Codec]:
+    """A stage's fitted codec and its model, initialised by the seed."""
+    codec = stage.codec.fit(dataset.spec, torch.from_numpy(dataset.train.x))
+    with layer_noise(Rng(seed, "init", stage.name)):
+        return stage.model.build(codec.spec), codec
+
+
+def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume: bool = True) -> None:
+    """Train all stages of a cell and choose the average, continuing an earlier process's work if `resume`.
+
+    Raises: BusyError if another process holds the folder; UsageError if it holds another run; whatever `fit` raises.
+    """
+    torch.set_num_threads(job.threads)
+    with locked(job.folder):
+        wanted = job.config()
+        _claim(job.folder, wanted, resume)
+        if (job.folder / TRAINING).exists():
+            return
+        stages, dataset = job.stages(), job.dataset
+        ledger, base = Ledger(), peak_memory()
+        space = PCASpace(dataset.train.x)
+        validation = space.features(dataset.validation.x)
+        choice: dict[str, Any] = {}
+        curve: list[dict[str, float]] = []
+        for index, stage in enumerate(stages):
+            folder = stage_folder(job.folder, index, stage)
+            model, codec = build(stage, dataset, job.seed)
+            model.to(job.device)
+            codec.to(job.device)
+            batches = Batches(
+                dataset.train, codec, stage.train.batch, job.seed, augment=stage.train.augment, device=job.device
+            )
+            watcher = _Watcher(job, stage, index, model, codec, space, validation, report, stop)
+            budget = job.budget.share(stage.share)
+            timed = budget.unit == "seconds"
+            reserve = CHOICE_SHARE * budget.amount if timed else 0.0
+            plan = watcher.stored_plan()
+            if resume and plan is not None:
+                _trim_log(job.folder / LOG, folder)
+            fitted = fit(
+                model,
+                batches,
+                stage.train,
+                budget,
+                seed=job.seed,
+                folder=folder,
+                ledger=ledger,
+                watcher=watcher,
+                plan=plan if resume else None,
+                parts={"codec": codec},
+                resume=resume,
+                reserve_s=reserve,
+            )
+            curve = watcher.curve
+            with Stopwatch() as watch:
+                choice = _choose(job, fitted.state, model, codec, space, validation, reserve if timed else None)
+            ledger.wall_s += watch.wall
+            ledger.cpu_s += watch.cpu
+        ledger.peak_bytes = max(0, peak_memory() - base)
+        done = {"schema": 1, "choice": choice, "ledger": ledger.to_json(), "curve": curve}
+        checkpoint.write_atomically(job.folder / TRAINING, json.dumps(done, indent=1).encode())
+
+
+def evaluate_cell(
+    job: CellJob, reference: Reference | None, n: int, limit_s: float, report: Report
+) -> SeedResult:
+    """Sample, measure, and write what the report shows.
+
+    Args:
+        job: a trained cell.
+        reference: real data and feature spaces; None leaves the quality metrics out.
+        n: samples to draw; fewer if sampling would take more than 40 % of the limit.
+        limit_s: for sampling and likelihood together, about.
+    """
+    torch.set_num_threads(job.threads)
+    begin = time.perf_counter()
+    report({"kind": "phase", "phase": "evaluate"})
+    trained = load(job.folder, job.device)
+    model, codec, dataset = trained.model, trained.codec, job.dataset
+    training = json.loads((job.folder / TRAINING).read_text(encoding="utf-8"))
+    labels = proportional_labels(dataset.train.labels, n, job.seed)
+    generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(job.seed, "warm"))
+    made = generate(model, codec, n, labels, rng=Rng(job.seed, "evaluate"), limit_s=0.4 * limit_s)
+    steps = model.sequential_steps()
+    cost = SamplingCost(
+        seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps), sequential_steps=steps
+    )
+    metrics: dict[str, Estimate] = {}
+    if reference is not None:
+        asked = next(iter(made.labels.values()), None)
+        metrics = reference.evaluate(made.x, asked, seed=job.seed)
+    metrics["bits_per_dim"] = likelihood(model, codec, dataset, job.seed, 0.3 * limit_s)
+    _write_samples(job.folder, made, dataset)
+    _write_trace(job.folder, model, codec, made, job.seed)
+    if reference is not None:
+        _write_nearest(job.folder, reference, made)
+    ledger = LedgerEntry(**{**training["ledger"], "evaluation_s": time.perf_counter() - begin})
+    result = SeedResult(
+        seed=job.seed,
+        status="done",
+        metrics=metrics,
+        ledger=ledger,
+        sampling=cost,
+        stability=_stability(job.folder, metrics),
+        choice={
+            **training["choice"],
+            "capabilities": list(trained.capabilities),
+            "likelihood": model.likelihood if isinstance(model, HasLogProb) else "undefined",
+        },
+        curve=training["curve"],
+        run=f"cells/{job.folder.name}",
+    )
+    checkpoint.write_atomically(job.folder / RESULT, result.model_dump_json(indent=1).encode())
+    return result
+
+
+def likelihood(model: Model[Any], codec: Codec, dataset: Dataset, seed: int, limit_s: float) -> Estimate:
+    """Bits per dimension on the test split, or why there are none."""
+    if not isinstance(model, HasLogProb):
+        return undefined("this family defines no density")
+    values = nats(model, codec, dataset.test.x, dataset.test.labels, rng=Rng(seed, "likelihood"), limit_s=limit_s)
+    given = "given the label" if dataset.spec.conditions else ""
+    how = "; ".join(part for part in (model.log_prob_protocol, codec.protocol, given) if part)
+    return bits_per_dim(values, dataset.spec.dims, kind=model.likelihood, protocol=how)
+
+
+class _Watcher:
+    """Writes a stage's plan, log and previews, and passes progress on."""
+
+    def __init__(
+        self,
+        job: CellJob,
+        stage: Stage,
+        index: int,
+        model: Model[Any],
+        codec: Codec,
+        space: PCASpace,
+        validation: NDArray[Any],
+        report: Report,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.job, self.stage, self.index, self.model, self.codec = job, stage, index, model, codec
+        self.space, self.validation, self.report, self.stop = space, validation, report, stop
+        self.curve: list[dict[str, float]] = []
+        self._told = 0.0
+
+    def stored_plan(self) -> Plan | None:
+        stored = self._plans().get(self.stage.name)
+        return Plan.from_json(stored) if stored is not None else None
+
+    def _plans(self) -> dict[str, Any]:
+        path = self.job.folder / PLAN
+        return dict(json.loads(path.read_text(encoding="utf-8"))["stages"]) if path.exists() else {}
+
+    def plan(self, plan: Plan) -> None:
+        stages = {**self._plans(), self.stage.name: plan.to_json()}
+        text = json.dumps({"schema": 1, "stages": stages}, indent=1)
+        checkpoint.write_atomically(self.job.folder / PLAN, text.encode())
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        with (self.job.folder / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"stage": self.stage.name, **line}, allow_nan=False) + "\n")
+        if line["kind"] == "event":
+            self.report(dict(line))
+
+    def step(self, step: int, plan: Plan, seconds: float, share: float) -> None:
+        now = time.monotonic()
+        if now - self._told > 0.2 or share >= 1:
+            self._told = now
+            self.report({"kind": "step", "step": step, "steps": plan.steps, "seconds": seconds, "share": share})
+
+    def preview(self, state: TrainState, seconds: float) -> None:
+        labels = proportional_labels(self.job.dataset.train.labels, PREVIEW_SAMPLES, self.job.seed)
+        with state.ema.applied(0):
+            made = generate(self.model, self.codec, PREVIEW_SAMPLES, labels, rng=Rng(self.job.seed, "preview"))
+        distance = kid(self.space.features(made.x), self.validation, self.space.kernel).value
+        point = {"seconds": round(seconds, 3), "step": float(state.step)}
+        if distance is not None:
+            point["kid_pca"] = distance
+        self.curve.append(point)
+        folder = self.job.folder / "previews"
+        folder.mkdir(exist_ok=True)
+        picture(made.x[:CHUNK], self.job.dataset.spec).save(folder / f"{self.index}-{state.step:08d}.png")
+        self.report({"kind": "preview", "step": state.step, "seconds": seconds, "kid_pca": distance})
+
+
+def _choose(
+    job: CellJob,
+    state: TrainState,
+    model: Model[Any],
+    codec: Codec,
+    space: PCASpace,
+    validation: NDArray[Any],
+    limit_s: float | None,
+) -> dict[str, Any]:
+    """The average whose samples are nearest to the validation split in PCA space, by one rule for every family.
+
+    Within the time kept for it: a first chunk is timed, and as many samples are drawn as fit, for each width the same.
+    """
+    widths = state.ema.widths
+    n = CHOICE_SAMPLES
+    labels = proportional_labels(job.dataset.train.labels, n, job.seed + 1)
+    rng = Rng(job.seed, "choice")
+    if limit_s is not None:
+        first = generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=rng)
+        fitting = int(0.8 * limit_s / max(first.seconds, 1e-6) / len(widths)) * CHUNK
+        n = max(CHUNK, min(n, fitting))
+    scores: list[float] = []
+    for which in range(len(widths)):
+        with state.ema.applied(which):
+            made = generate(model, codec, n, {k: v[:n] for k, v in labels.items()}, rng=rng)
+        value = kid(space.features(made.x), validation, space.kernel).value
+        scores.append(float("inf") if value is None else value)
+    best = int(np.argmin(scores))
+    return {
+        "average": best,
+        "width": widths[best],
+        "kid_pca": {f"{w:g}": (None if s == float("inf") else s) for w, s in zip(widths, scores, strict=True)},
+        "n": n,
+    }
+
+
+def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
+    """Make the folder this run's, or see that it is already."""
+    path = folder / CONFIG
+    if path.exists() and resume:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("recipe", "seed", "budget", "stages"):
+            if held.get(key) != wanted[key]:
+                raise UsageError("cell.other_config", path=folder, what=key)
+        if held["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
+            raise UsageError("cell.other_config", path=folder, what="data")
+        return
+    if path.exists():
+        raise UsageError("cell.exists", path=folder)
+    checkpoint.write_atomically(path, json.dumps(wanted, indent=1).encode())
+
+
+def _trim_log(log: Path, folder: Path) -> None:
+    """Drop log lines of steps that a resumed run will do again."""
+    found = checkpoint.newest(folder / "checkpoints")
+    if not log.exists():
+        return
+    step = found.step if found is not None else 0
+    lines = log.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _complete(line) and json.loads(line)["step"] < step]
+    checkpoint.write_atomically(log, "".join(line + "\n" for line in kept).encode())
+
+
+def _complete(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False  # the process was killed while writing it
+    return True
+
+
+def _write_samples(folder: Path, made: Generated, dataset: Dataset) -> None:
+    labels = {name: value.astype(np.int64) for name, value in made.labels.items()}
+    np.savez_compressed(folder / "samples.npz", x=made.x, **labels)
+    picture(made.x[:CHUNK] if dataset.spec.kind == "image" else made.x, dataset.spec).save(folder / "samples.png")
+
+
+def _write_trace(folder: Path, model: Model[Any], codec: Codec, made: Generated, seed: int) -> None:
+    if not isinstance(model, HasTrace):
+        return
+    n = TRACE_ITEMS if codec.raw.kind == "image" else TRACE_POINTS
+    device = next(model.parameters()).device
+    cond = {k: torch.from_numpy(np.resize(np.sort(v[:n]), n)).to(device) for k, v in made.labels.items()}
+    with torch.no_grad():
+        trace = model.trace(n, TRACE_FRAMES, cond, rng=Rng(seed, "trace", device=device))
+    frames = np.stack([to_raw(codec, frame) for frame in trace.frames])
+    np.savez_compressed(folder / "trace.npz", frames=frames, at=np.array(trace.at), kind=np.array(trace.kind))
+
+
+def _write_nearest(folder: Path, reference: Reference, made: Generated) -> None:
+    np.savez_compressed(folder / "nearest.npz", **nearest_pairs(reference, made.x))
+
+
+def _stability(folder: Path, metrics: Mapping[str, Estimate]) -> Stability:
+    """Events from the log, and whether the samples cover less than half of the modes."""
+    log = folder / LOG
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if _complete(line)]
+    events = [line for line in lines if line["kind"] == "event"]
+    skipped = sum(event["what"] == "skipped" for event in events)
+    modes = metrics.get("modes")
+    collapsed = modes is not None and modes.value is not None and modes.n is not None and modes.value < 0.5
+    return Stability(collapsed=collapsed, skipped_steps=skipped, events=events)

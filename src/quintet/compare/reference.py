@@ -1,0 +1,143 @@
+"""What every cell of a comparison is held against: judge network, real-versus-real floor, baselines. Made once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quintet.core.checkpoint import write_atomically
+from quintet.core.results import Baseline
+from quintet.core.rng import Rng
+from quintet.data.dataset import Dataset, Split
+from quintet.metrics.baselines import baselines
+from quintet.metrics.evaluate import Modes, Part, Reference
+from quintet.metrics.judges import Judge, make_judge
+
+JUDGE_SEED = 0
+NEAREST_SHOWN = 8
+REAL_SHOWN = 1024
+
+
+def make_reference(folder: Path, dataset: Dataset) -> Reference:
+    """The reference of a comparison, with its judge read from the folder if it was trained before.
+
+    Args:
+        folder: the comparison's; the judge lives in its `reference` folder.
+        dataset: opened.
+    """
+    place = folder / "reference"
+    if (place / Judge.FILES[1]).exists():
+        judge: Any = Judge.load(place)
+    else:
+        part = _part(dataset.judge)
+        judge = make_judge(part.x, part.labels, dataset.spec, classes=_classes(dataset), seed=JUDGE_SEED)
+        if isinstance(judge, Judge):
+            place.mkdir(parents=True, exist_ok=True)
+            judge.save(place)
+    truth = dataset.truth
+    modes = Modes(truth.modes, truth.scale) if truth is not None and len(truth.modes) else None
+    spare = np.concatenate([dataset.validation.x, dataset.judge.x])
+    return Reference(
+        dataset.spec, train=_part(dataset.train), test=_part(dataset.test), judge=judge, spare=spare, modes=modes
+    )
+
+
+def write_reference(
+    folder: Path, dataset: Dataset, samples: int, threads: int, report: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Train the judge, measure floor and baselines, and write them with the real examples that the report shows."""
+    torch.set_num_threads(threads)
+    report({"kind": "phase", "phase": "judge"})
+    reference = make_reference(folder, dataset)
+    place = folder / "reference"
+    place.mkdir(parents=True, exist_ok=True)
+    report({"kind": "phase", "phase": "floor"})
+    floor = reference.floor()
+    report({"kind": "phase", "phase": "baselines"})
+    train, test = _part(dataset.train), _part(dataset.test)
+    rows = []
+    for model in baselines(dataset.spec, train.x, train.labels):
+        name = model.name
+        rng = Rng(0, "baseline", name)
+        drawn = model.sample(samples, rng=rng("sample"))
+        found = reference.evaluate(drawn.x, drawn.labels, seed=0)
+        found["bits_per_dim"] = model.bits(test.x, test.labels, rng=rng("bits"))
+        cell = place / name
+        cell.mkdir(exist_ok=True)
+        extra = {} if drawn.labels is None else {"label": drawn.labels}
+        np.savez_compressed(cell / "samples.npz", x=drawn.x, **extra)
+        np.savez_compressed(cell / "nearest.npz", **nearest_pairs(reference, drawn.x))
+        rows.append(Baseline(name=name, metrics=found, run=f"reference/{name}"))
+    shown = _part(dataset.test)
+    real = {"x": shown.x[:REAL_SHOWN]}
+    if shown.labels is not None:
+        real["label"] = shown.labels[:REAL_SHOWN]
+    np.savez_compressed(folder / "real.npz", **real)
+    known = {
+        "schema": 1,
+        "floor": {name: e.model_dump() for name, e in floor.items()},
+        "baselines": [row.model_dump() for row in rows],
+        "judge": reference.judge.to_json(),
+        "spaces": reference.to_json(),
+    }
+    write_atomically(place / "reference.json", json.dumps(known, indent=1, default=str).encode())
+
+
+def nearest_pairs(reference: Reference, samples: NDArray[Any], shown: int = NEAREST_SHOWN) -> dict[str, NDArray[Any]]:
+    """Samples beside their nearest training items, with the distances to those and to the nearest held-out items.
+
+    Half of the pairs are the samples nearest to any training item, the other half are the first ones.
+    Returns: sample, train (m, *raw); distance, held_out (m,), Euclidean on raw values brought to [-1, 1].
+    """
+    found = reference.nearest_train(samples)[:, 0]
+    raw = reference.pixels.features(samples)
+    distance = np.linalg.norm(raw - reference.train_raw[found], axis=1)
+    closest = np.argsort(distance, kind="stable")[: shown // 2]
+    rest = [i for i in range(len(samples)) if i not in set(closest.tolist())][: shown - len(closest)]
+    rows = np.array([*closest, *rest], dtype=np.int64)
+    gaps = np.linalg.norm(raw[rows][:, None] - reference.test_views.raw[None], axis=2).min(axis=1)
+    return {
+        "sample": samples[rows],
+        "train": np.asarray(reference.train.x)[found[rows]],
+        "distance": distance[rows],
+        "held_out": gaps,
+    }
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """The data as compare.json names them."""
+    spec = dataset.spec
+    return {
+        "name": dataset.name,
+        "kind": spec.kind,
+        "shape": list(spec.shape),
+        "levels": spec.levels,
+        "conditions": dict(spec.conditions),
+        "splits": {
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "judge": len(dataset.judge),
+            "test": len(dataset.test),
+        },
+        "fingerprint": dataset.fingerprint,
+        "label_names": {name: list(values) for name, values in dataset.names.items()},
+        "notes": [dict(note) for note in dataset.notes],
+        "entropy_bits_per_dim": (
+            None if dataset.truth is None else dataset.truth.entropy() / (spec.dims * float(np.log(2)))
+        ),
+    }
+
+
+def _part(split: Split) -> Part:
+    labels = next(iter(split.labels.values()), None)
+    return Part(split.x, labels)
+
+
+def _classes(dataset: Dataset) -> int | None:
+    return next(iter(dataset.spec.conditions.values()), None)

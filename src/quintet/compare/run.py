@@ -1,0 +1,330 @@
+"""The main job: plan cells, run them one after another in forked workers, judge them, advise, and say so after each.
+
+Cells go round-robin: seed 0 of every recipe, then seed 1. compare.json is rewritten after each, so that stopping at any
+time leaves a valid comparison; finished cells are never done again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from quintet._version import __version__
+from quintet.compare import executor
+from quintet.compare.advice import advise
+from quintet.compare.cell import CellJob, evaluate_cell, train_cell
+from quintet.compare.claims import claims
+from quintet.compare.forecast import Forecast, evaluation_limit_s, forecast, solve
+from quintet.compare.reference import describe, make_reference, write_reference
+from quintet.compare.summary import summarize
+from quintet.core import checkpoint
+from quintet.core.budget import Budget
+from quintet.core.errors import Interrupted, ResourceError, UsageError
+from quintet.core.interrupt import graceful
+from quintet.core.lock import locked
+from quintet.core.recipe import Recipe
+from quintet.core.results import Baseline, Compare, Estimate, SeedResult
+from quintet.data.dataset import Dataset
+from quintet.recipes.load import RESULT
+
+COMPARE = "compare.json"
+WITHIN = Budget("seconds", 20 * 60.0)  # when neither a budget nor a time is given
+SAMPLES = 1000
+
+Listener = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass
+class Comparison:
+    """A planned comparison.
+
+    Attributes:
+        folder: where it lives.
+        dataset: opened.
+        recipes: that fit the data.
+        unfit: recipe -> why it was left out, of those asked for.
+        seeds: 0..seeds-1 of each recipe.
+        budget: of a cell.
+        device: "cpu" or "cuda".
+        threads: torch threads of a cell.
+        samples: per cell for the evaluation, the same for every family.
+        overrides: config changes for every recipe.
+        created: ISO time in UTC.
+    """
+
+    folder: Path
+    dataset: Dataset
+    recipes: Sequence[Recipe]
+    unfit: Mapping[str, str]
+    seeds: int
+    budget: Budget
+    device: str = "cpu"
+    threads: int = 1
+    samples: int = SAMPLES
+    overrides: tuple[tuple[str, str], ...] = ()
+    created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    def jobs(self) -> list[CellJob]:
+        """All cells, round-robin."""
+        return [
+            CellJob(
+                self.folder / "cells" / f"{recipe.name}-s{seed}",
+                recipe,
+                self.dataset,
+                self.budget,
+                seed,
+                self.overrides,
+                self.device,
+                self.threads,
+            )
+            for seed in range(self.seeds)
+            for recipe in self.recipes
+        ]
+
+    def todo(self) -> list[CellJob]:
+        """Cells without a result."""
+        return [job for job in self.jobs() if not (job.folder / RESULT).exists()]
+
+    def forecast(self) -> Forecast:
+        return forecast(len(self.recipes), self.seeds, self.budget, len(self.jobs()) - len(self.todo()))
+
+    def run(self, listen: Listener, rewrite: Callable[[Path], None] = lambda folder: None) -> Compare:
+        """Do what is not done yet.
+
+        Args:
+            listen: told about cells, steps, phases and events as dicts with a "kind".
+            rewrite: called with the folder whenever compare.json has changed (the report).
+        Returns: the comparison as compare.json holds it.
+        Raises: Interrupted after a Ctrl-C, with everything saved.
+        """
+        start = executor.run if executor.can_fork() else executor.run_here
+        with executor.one_thread(), locked(self.folder), graceful() as stop:
+            self._claim()
+            if not (self.folder / "reference" / "reference.json").exists():
+                listen({"kind": "reference"})
+                out = start(
+                    lambda report: write_reference(self.folder, self.dataset, self.samples, self.threads, report),
+                    listen,
+                    self.folder / "reference-error.txt",
+                )
+                if not out.done and not stop():
+                    raise ResourceError("compare.reference", why=out.reason())
+            result = self.write(rewrite)
+            for job in self.todo():
+                if stop():
+                    break
+                listen({"kind": "cell", "recipe": job.recipe.name, "seed": job.seed, "left": len(self.todo())})
+                out = start(
+                    lambda report, job=job: self._cell(job, report, stop),  # type: ignore[misc]
+                    listen,
+                    job.folder / "error.txt",
+                )
+                if not out.done and out.code != 130:
+                    self._failed(job, out)
+                result = self.write(rewrite)
+                listen({"kind": "cell-done", "recipe": job.recipe.name, "seed": job.seed, "ok": out.done,
+                        "reason": {"en": "", "zh": ""} if out.done else {k: out.reason(k) for k in ("en", "zh")}})  # fmt: skip
+            if stop():
+                raise Interrupted("compare.interrupted", path=self.folder)
+            return result
+
+    def write(self, rewrite: Callable[[Path], None] = lambda folder: None) -> Compare:
+        """Gather what is finished into compare.json."""
+        cells: dict[str, list[SeedResult]] = {recipe.name: [] for recipe in self.recipes}
+        for job in self.jobs():
+            path = job.folder / RESULT
+            if path.exists():
+                cells[job.recipe.name].append(SeedResult.model_validate_json(path.read_text(encoding="utf-8")))
+        stored = self.folder / "reference" / "reference.json"
+        known = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+        result = Compare(
+            name=self.folder.name,
+            quintet=__version__,
+            created=self.created,
+            data=describe(self.dataset),
+            budget={"cell": str(self.budget), "unit": self.budget.unit, "amount": self.budget.amount, "seeds": self.seeds},
+            protocol=self._protocol(known),
+            machine=machine(self.threads, self.device),
+            floor={name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()},
+            recipes=[summarize(recipe, cells[recipe.name]) for recipe in self.recipes],
+            baselines=[Baseline.model_validate(row) for row in known.get("baselines", [])],
+        )
+        ranking, advice = advise(result)
+        result = result.model_copy(update={"ranking": ranking, "advice": advice})
+        result = result.model_copy(update={"claims": claims(result)})
+        text = result.model_dump_json(indent=1, by_alias=True)
+        checkpoint.write_atomically(self.folder / COMPARE, text.encode())
+        rewrite(self.folder)
+        return result
+
+    def _cell(self, job: CellJob, report: Listener, stop: Callable[[], bool]) -> None:
+        train_cell(job, report, stop)
+        reference = make_reference(self.folder, self.dataset)
+        evaluate_cell(job, reference, self.samples, evaluation_limit_s(self.budget), report)
+
+    def _failed(self, job: CellJob, out: executor.Outcome) -> None:
+        """A failed cell is a row with its reason; the same command tries it again only in a fresh folder."""
+        status = "diverged" if out.code == 5 else "failed"
+        row = SeedResult.model_validate(
+            {
+                "seed": job.seed,
+                "status": status,
+                "reason": out.reason(),
+                "stability": {"diverged": status == "diverged"},
+                "run": f"cells/{job.folder.name}",
+            }
+        )
+        job.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_atomically(job.folder / RESULT, row.model_dump_json(indent=1).encode())
+
+    def _claim(self) -> None:
+        """See that the folder holds this comparison or none."""
+        path = self.folder / COMPARE
+        if not path.exists():
+            return
+        held = json.loads(path.read_text(encoding="utf-8"))
+        self.created = held["created"]
+        for what, now in (("data", self.dataset.fingerprint), ("budget", str(self.budget))):
+            before = held["data"]["fingerprint"] if what == "data" else held["budget"]["cell"]
+            if before != now:
+                raise UsageError("compare.other", path=self.folder, what=what)
+
+    def _protocol(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "samples": {
+                "en": f"{self.samples} samples a cell at most, the same number for every family, drawn with the "
+                "training labels' shares; distances are taken to the test split.",
+                "zh": f"每个单元最多抽取 {self.samples} 个样本，各家族数量相同，标签比例与训练集一致；所有距离都以测试集为参照。",
+            },
+            "budget": {
+                "en": "Inside the budget: calibration, training, the choice of the averaging width. Apart from it, and "
+                "recorded: previews, checkpoints, evaluation.",
+                "zh": "预算之内：校准、训练、滑动平均宽度的选择。预算之外单独计时：预览、检查点、评测。",
+            },
+            "choices": {
+                "en": "One rule for all: of two averaging widths the one whose samples are nearest to the validation "
+                "split (KID in PCA space) is used. The judge's space takes no part in any choice.",
+                "zh": "所有家族同一规则：在两个滑动平均宽度中，选用样本与验证集距离（PCA 空间的 KID）更近的那个。任何选择都不使用评判网络的特征空间。",
+            },
+            "tuning": {
+                "en": "Tuning trials in this comparison: 0 for every recipe. The recipes' defaults were developed on "
+                "scikit-learn's digits and the toy densities.",
+                "zh": "本次比较中的调参次数：每个方案均为 0。各方案的默认设置是在 scikit-learn 手写数字和二维玩具分布上确定的。",
+            },
+            "left_out": {name: why for name, why in self.unfit.items()},
+            "spaces": known.get("spaces", {}),
+            "judge": known.get("judge", {}),
+            "verdicts": {
+                "en": "With fewer than six paired seeds a difference is at most 'likely', and only if every seed of A beats "
+                "every seed of B, the sample-level 95 % intervals are disjoint and the gap exceeds the floor's standard "
+                "deviation. 'Established' needs six pairs or more (exact sign-flip test, Holm over families). Anything "
+                "else is 'too close to call'.",
+                "zh": "成对的随机种子少于六个时，差异最多算“很可能”，并且要求 A 的每个种子都优于 B 的每个种子、样本层面的 95% 区间互不重叠、差距大于真实数据对照的标准差。“已确证”至少需要六对（精确符号翻转检验，并对各家族做 Holm 校正）。其余情况一律为“难分高下”。",
+            },
+        }
+
+
+def plan(
+    folder: Path,
+    dataset: Dataset,
+    recipes: Sequence[Recipe],
+    *,
+    budget: Budget | None,
+    within: Budget | None,
+    seeds: int | None,
+    device: str,
+    threads: int | None = None,
+    samples: int = SAMPLES,
+    overrides: tuple[tuple[str, str], ...] = (),
+) -> Comparison:
+    """Settle what a comparison does.
+
+    Raises: UsageError if both a budget and a time are given, if nothing fits the data, or if the time is too short.
+    """
+    if budget is not None and within is not None:
+        raise UsageError("compare.both")
+    if seeds is not None and seeds < 1:
+        raise UsageError("compare.seeds", n=seeds)
+    unfit = {recipe.name: why for recipe in recipes if (why := recipe.unfit(dataset.spec)) is not None}
+    fitting = [recipe for recipe in recipes if recipe.name not in unfit]
+    if not fitting:
+        raise UsageError("compare.nothing_fits", data=dataset.name)
+    held = _held_budget(folder, dataset) if budget is None else None
+    if budget is None and held is not None:
+        settled = forecast(len(fitting), seeds or held[1], held[0])  # continuing: the same cells, never others
+    elif budget is not None:
+        settled = forecast(len(fitting), seeds or 3, budget)
+    else:
+        settled = solve(len(fitting), seeds, within or WITHIN)
+    return Comparison(
+        folder,
+        dataset,
+        fitting,
+        unfit,
+        settled.seeds,
+        settled.budget,
+        device,
+        threads or default_threads(),
+        samples,
+        overrides,
+    )
+
+
+def default_threads() -> int:
+    """The machine's cores, at most 8: the models of small budgets do not gain from more."""
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+def read(folder: Path) -> Compare:
+    """The comparison in a folder.
+
+    Raises: UsageError (exit 2) if there is none.
+    """
+    try:
+        return Compare.model_validate_json((folder / COMPARE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError("compare.none", path=folder) from error
+
+
+def machine(threads: int, device: str) -> dict[str, Any]:
+    """What the numbers depend on; no host or user name."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "quintet": __version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _held_budget(folder: Path, dataset: Dataset) -> tuple[Budget, int] | None:
+    path = folder / COMPARE
+    if not path.exists():
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if held["data"]["fingerprint"] != dataset.fingerprint:
+        raise UsageError("compare.other", path=folder, what="data")
+    return Budget.parse(held["budget"]["cell"]), int(held["budget"]["seeds"])

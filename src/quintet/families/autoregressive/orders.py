@@ -1,0 +1,52 @@
+"""The order in which the values of an example are drawn: the chain rule holds in any, but some are easier to learn.
+
+What it is: readings of a grid line by line, each a permutation of positions that is again a raster of a grid, so that a
+network can use neighbourhoods.
+What it is not: a random order or an order that depends on the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+OrderName = Literal["rows", "columns"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A grid read with its axes permuted, the last one fastest.
+
+    Attributes:
+        shape: of the grid as it lies in the data.
+        axes: which axis of it is read first (slowest), second, ...
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if sorted(self.axes) != list(range(len(self.shape))):
+            raise ValueError(f"axes {self.axes} do not permute those of a grid {self.shape}")
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The grid as it is read."""
+        return tuple(self.shape[a] for a in self.axes)
+
+    @property
+    def positions(self) -> Tensor:
+        """(T,) int64: the k-th value read is that at flat place positions[k] of the data."""
+        return torch.arange(prod(self.shape)).view(self.shape).permute(self.axes).flatten()
+
+
+def order(name: OrderName, shape: tuple[int, ...]) -> Order:
+    """ "rows" reads a grid as it lies; "columns" swaps the last two axes (of one axis there is nothing to swap)."""
+    axes = list(range(len(shape)))
+    if name == "columns" and len(axes) > 1:
+        axes[-2:] = axes[:-3:-1]
+    return Order(tuple(shape), tuple(axes))

@@ -1,0 +1,308 @@
+"""Generative adversarial networks: a generator draws examples in one step, a discriminator judges them.
+
+What it is: two players over any two networks, with any adversarial loss, zero-centred gradient penalties on real and
+fake examples, and labels by embedding in the generator and by projection in the discriminator.
+What it is not: a likelihood or an encoder (a GAN has neither), or a network.
+
+Detectors, among the parts of the losses:
+    diversity_ratio     mean distance between generated examples of one class, over the same for real ones;
+                        about 1, near 0 after mode collapse.
+    win_share           share of real-fake pairs in which the real example gets the higher logit; 0.5 when they
+                        cannot be told apart, near 1 for long when the discriminator has won or has memorised.
+    sign_real           E sign(D(real)), the over-fitting measure r_t of Karras et al. 2020 (for losses with a
+                        fixed zero; the relativistic loss leaves the zero free).
+    r1_sq_norm, r2_sq_norm
+                        mean squared gradient norm per example; falls to 0 where the discriminator gives no signal.
+
+Sources: Huang et al. 2024, arXiv:2501.05441 (loss, penalties, schedules); Miyato & Koyama 2018, arXiv:1802.05637
+(projection); Zhao et al. 2020, arXiv:2006.10738 and Karras et al. 2020, arXiv:2006.06676 (augmentation of both real and
+fake examples); Brock et al. 2019, arXiv:1809.11096 (truncation, here by scaling z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from quintet.core.config import STRICT, Config
+from quintet.core.model import HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.recipe import ModelConfig, NetworkConfig
+from quintet.core.rng import Rng
+from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
+from quintet.families.gan.augment import shifted
+from quintet.families.gan.losses import AdversarialLoss, Relativistic, cosine, gradient_penalties
+
+SAMPLE_CHUNK = 1024
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GANSampling(Config):
+    """How the latent is drawn.
+
+    Attributes:
+        truncation: standard deviation of z; below 1 trades diversity for typicality.
+    """
+
+    kind = "gan-sampling"
+    truncation: float = Field(default=1.0, gt=0, le=10)
+
+
+@plain_dataclass(frozen=True)
+class Fakes:
+    """A step's generated batch, made once for both players.
+
+    Attributes:
+        x: (B, *E), with its graph into the generator.
+        cond: the conditions both networks see, some rows hidden by label dropout.
+    """
+
+    x: Tensor
+    cond: Cond
+
+
+class Discriminator(nn.Module):
+    """A network to a feature vector, and a linear logit whose weight is shifted by the label (projection).
+
+    logit(x, c) = <w + sum_k V_k[c_k], f(x)> / sqrt(width) + b: arXiv:1802.05637, eq. 3.
+
+    Args:
+        body: (x (B, *E), {}) -> (B, width).
+        width: number of features.
+        conditions: name -> number of classes.
+    """
+
+    def __init__(self, body: nn.Module, width: int, conditions: Mapping[str, int]) -> None:
+        super().__init__()
+        self.body, self.width = body, width
+        self.weight = nn.Parameter(torch.randn(width))
+        self.labels = nn.ModuleDict({name: nn.Embedding(n + 1, width) for name, n in sorted(conditions.items())})
+
+    def forward(self, x: Tensor, cond: Cond) -> Tensor:
+        """(B,) logits."""
+        features: Tensor = self.body(x, {})  # (B, width)
+        direction = self.weight  # (width,) or (B, width)
+        for name, table in self.labels.items():
+            assert isinstance(table, nn.Embedding)
+            hidden = table.num_embeddings - 1
+            label = cond.get(name)
+            if label is None:
+                label = torch.full((len(x),), hidden, device=x.device)
+            direction = direction + table(torch.where(label == UNCONDITIONAL, hidden, label))
+        return (features * direction).sum(1) * self.width**-0.5
+
+
+class GAN(Model[GANSampling], HasTrace):
+    """See the module.
+
+    Args:
+        spec: of continuous data with about unit scale.
+        generator: (z (B, latent), cond) -> (B, *spec.shape).
+        discriminator: (x, cond) -> (B,) logits.
+        loss: of both players.
+        latent: width of z.
+        gamma, gamma_end: weight of the gradient penalties (gamma / 2 each) at the start and at the end of training.
+        label_dropout: share of rows, real and fake alike, whose conditions are hidden, so that unconditional
+            sampling is learned.
+        augment: probability that a discriminator's input image is shifted by up to an eighth of its size.
+        noise: standard deviation of normal noise on all the discriminator's inputs, real and fake.
+        sampling: see GANSampling.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: AdversarialLoss,
+        *,
+        latent: int,
+        gamma: float,
+        gamma_end: float,
+        label_dropout: float,
+        augment: float,
+        noise: float,
+        sampling: GANSampling,
+    ) -> None:
+        super().__init__(spec, sampling)
+        if spec.levels is not None:
+            raise ValueError("a GAN needs continuous data, got discrete levels; choose a codec with continuous values")
+        self.generator, self.discriminator, self.loss = generator, discriminator, loss
+        self.latent, self.gamma, self.gamma_end = latent, gamma, gamma_end
+        self.label_dropout, self.augment, self.noise = label_dropout, augment, noise
+
+    def players(self) -> Sequence[Player]:
+        return (
+            Player("discriminator", self.discriminator, self.discriminator_loss, ema=False),
+            Player("generator", self.generator, self.generator_loss),
+        )
+
+    def shared(self, turn: Turn) -> Fakes:
+        """Fakes for the batch's labels."""
+        real = turn.batch.x
+        z = turn.rng("latent").normal((len(real), self.latent)).to(real.dtype)
+        cond = self._hide(turn.batch.cond, turn.rng("hide"))
+        return Fakes(self.generator(z, cond), cond)
+
+    def discriminator_loss(self, turn: Turn) -> Loss:
+        """Adversarial loss plus gamma / 2 (R1 + R2), by one forward pass over reals and fakes and one derivative."""
+        real, fakes = turn.batch.x, turn.shared
+        n = len(real)
+        x = self._augment(torch.cat([real, fakes.x.detach()]), turn.rng("augment", "discriminator"))
+        gamma = cosine(self.gamma, self.gamma_end, turn.progress)
+        with torch.autocast(x.device.type, enabled=False):  # penalties lose their sense in half precision
+            x = _full(x).detach().requires_grad_()
+            logits = self.discriminator(x, _twice(fakes.cond))
+            real_logit, fake_logit = logits[:n], logits[n:]
+            penalties = gradient_penalties(logits, x, n)
+            adversarial = self.loss.discriminator(real_logit, fake_logit)
+            total = adversarial + gamma / 2 * (penalties.r1 + penalties.r2)
+        parts = {
+            "adversarial_nats": adversarial,
+            "real_logit": real_logit.mean(),
+            "fake_logit": fake_logit.mean(),
+            "sign_real": real_logit.sign().mean(),
+            "win_share": (real_logit > fake_logit).float().mean(),
+            "r1_sq_norm": penalties.r1,
+            "r2_sq_norm": penalties.r2,
+        }
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
+
+    def generator_loss(self, turn: Turn) -> Loss:
+        """Adversarial loss; the reals' logits are constants here."""
+        real, fakes = turn.batch.x, turn.shared
+        with torch.no_grad():
+            seen = self._augment(real, turn.rng("augment", "real"))
+            real_logit = self.discriminator(seen, fakes.cond)
+        fake_logit = self.discriminator(self._augment(fakes.x, turn.rng("augment", "fake")), fakes.cond)
+        adversarial = self.loss.generator(real_logit, fake_logit)
+        parts = {
+            "adversarial_nats": adversarial.detach(),
+            "diversity_ratio": diversity_ratio(real, fakes.x.detach(), turn.batch.cond),
+        }
+        return Loss(adversarial, parts)
+
+    @torch.no_grad()
+    def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: GANSampling | None = None) -> Tensor:
+        sampling = sampling or self.sampling
+        z = rng("latent").normal((n, self.latent)) * sampling.truncation
+        return self._generate(z, cond or {})
+
+    def sequential_steps(self, sampling: GANSampling | None = None) -> int:
+        return 1
+
+    @torch.no_grad()
+    def trace(self, n: int, frames: int, cond: Cond | None = None, *, rng: Rng) -> Trace:
+        """n walks along great circles between two latents, which keeps |z| typical for a Gaussian."""
+        if frames < 1:
+            raise ValueError(f"frames must be at least 1, got {frames}")
+        start, end = (rng("latent", name).normal((n, self.latent)) for name in ("start", "end"))
+        at = torch.linspace(0, 1, frames).tolist()
+        pictures = torch.stack([self._generate(slerp(start, end, t), cond or {}) for t in at])
+        return Trace("interpolate", pictures, tuple(f"{t:.0%}" for t in at))
+
+    def _generate(self, z: Tensor, cond: Cond) -> Tensor:
+        parameter = next(self.generator.parameters())
+        z = z.to(parameter.device, parameter.dtype)
+        cond = {name: label.to(z.device) for name, label in cond.items()}
+        parts = [
+            self.generator(z[i : i + SAMPLE_CHUNK], {name: c[i : i + SAMPLE_CHUNK] for name, c in cond.items()})
+            for i in range(0, len(z), SAMPLE_CHUNK)
+        ]
+        return torch.cat(parts) if parts else z.new_empty((0, *self.spec.shape))
+
+    def _hide(self, cond: Cond, rng: Rng) -> Cond:
+        if not cond or not self.label_dropout:
+            return cond
+        n = len(next(iter(cond.values())))
+        hidden = rng.uniform((n,)) < self.label_dropout
+        return {name: torch.where(hidden, UNCONDITIONAL, label) for name, label in cond.items()}
+
+    def _augment(self, x: Tensor, rng: Rng) -> Tensor:
+        if self.augment:
+            x = shifted(x, self.augment, rng("shift"))
+        if self.noise:
+            x = x + self.noise * rng("noise").normal(x.shape).to(x.dtype)
+        return x
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GANConfig(ModelConfig):
+    """See GAN. `features` is the width of the discriminator's output before the logit."""
+
+    kind = "gan"
+    generator: NetworkConfig
+    discriminator: NetworkConfig
+    loss: AdversarialLoss = Relativistic()
+    latent: int = Field(default=64, ge=1)
+    features: int = Field(default=128, ge=1)
+    gamma: float = Field(default=0.1, ge=0)
+    gamma_end: float = Field(default=0.01, ge=0)
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    augment: float = Field(default=0.0, ge=0, le=1)
+    noise: float = Field(default=0.0, ge=0)
+    sampling: GANSampling = GANSampling()
+
+    def build(self, spec: DataSpec) -> GAN:
+        generator = self.generator.build((self.latent,), spec.shape, spec.conditions)
+        body = self.discriminator.build(spec.shape, (self.features,), {})
+        return GAN(
+            spec,
+            generator,
+            Discriminator(body, self.features, spec.conditions),
+            self.loss,
+            latent=self.latent,
+            gamma=self.gamma,
+            gamma_end=self.gamma_end,
+            label_dropout=self.label_dropout if spec.conditions else 0.0,
+            augment=self.augment if spec.kind == "image" else 0.0,
+            noise=self.noise,
+            sampling=self.sampling,
+        )
+
+
+@torch.no_grad()
+def diversity_ratio(real: Tensor, fake: Tensor, cond: Cond) -> Tensor:
+    """Mean distance of generated neighbours over that of real ones, scalar.
+
+    Rows are put in the order of their first label and each is compared with the next one of its class, so that a
+    generator with one picture a class is caught too, at a cost linear in the batch.
+
+    Args:
+        real, fake: (B, *E), row i of both with label i.
+    """
+    if len(real) < 2:
+        return torch.ones((), device=real.device)
+    same = torch.ones(len(real) - 1, device=real.device)
+    if cond:
+        label, order = next(iter(cond.values())).sort(stable=True)
+        real, fake, same = real[order], fake[order], (label[1:] == label[:-1]).float()
+    apart = [(x[1:] - x[:-1]).flatten(1).norm(dim=1) for x in (real, fake)]
+    return (apart[1] * same).sum() / (apart[0] * same).sum().clamp_min(1e-12)
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Spherical interpolation of rows (B, D), with lengths interpolated linearly; linear where rows are (anti)parallel.
+
+    Source: Shoemake 1985, "Animating rotation with quaternion curves".
+    """
+    length_a, length_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    u, v = a / length_a.clamp_min(1e-12), b / length_b.clamp_min(1e-12)
+    angle = (u * v).sum(1, keepdim=True).clamp(-1, 1).arccos()
+    sine = angle.sin()
+    flat = sine < 1e-4
+    safe = torch.where(flat, 1.0, sine)
+    direction = (((1 - t) * angle).sin() * u + (t * angle).sin() * v) / safe
+    return torch.where(flat, (1 - t) * a + t * b, direction * ((1 - t) * length_a + t * length_b))
+
+
+def _twice(cond: Cond) -> Cond:
+    return {name: torch.cat([label, label]) for name, label in cond.items()}
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

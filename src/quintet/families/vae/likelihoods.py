@@ -1,0 +1,297 @@
+"""Decoder distributions p(x | z): what a decoder must output, and how that output assigns probability to data.
+
+What it is: each distribution is independent over dimensions given z, reads a few raw numbers a dimension from the
+decoder, and may own parameters of its own (a scale shared by all examples).
+What it is not: a network, a codec. Levels arrive as integers 0..L-1: a probability is a mass and needs no correction.
+
+Legend: P parameters a dimension, L levels, M mixture components, *E the event shape.
+
+Sources: Salimans et al. 2017 (discretised logistic mixtures), arXiv:1701.05517; Rybkin et al. 2021 (sigma-VAE),
+arXiv:2006.13202; van den Oord et al. 2016 (a categorical distribution a pixel), arXiv:1601.06759.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from quintet.core.config import STRICT, Config
+from quintet.core.rng import Rng
+from quintet.core.spec import DataSpec
+
+Sharing = Literal["example", "dimension", "all"]
+"""Who has a scale of its own: every dimension of every example (the decoder says it), every dimension, or nobody."""
+
+_GAIN = 10.0
+"""A shared scale is stored divided by this, so that Adam's steps move it as fast as a network moves its outputs."""
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | z) with independent dimensions.
+
+    Attributes:
+        spec: of x.
+        parameters_each: P, the numbers which the decoder outputs for each dimension.
+    """
+
+    parameters_each: int
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The decoder's output shape: the event with P times the channels (or entries)."""
+        first, *rest = self.spec.shape
+        return (self.parameters_each * first, *rest)
+
+    def split(self, y: Tensor) -> Tensor:
+        """Decoder output (B, P C, ...) to (B, P, C, ...)."""
+        parts: Tensor = y.unflatten(1, (self.parameters_each, -1))
+        return parts
+
+    @abstractmethod
+    def centred(self, x: Tensor) -> Tensor:
+        """x as a network likes to read it: real, about unit scale."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B,) nats of x (B, *E) under the decoder's output y (B, *outputs)."""
+
+    @abstractmethod
+    def mean(self, y: Tensor) -> Tensor:
+        """(B, *E) expectation, real also where x has levels."""
+
+    @abstractmethod
+    def sample(self, y: Tensor, rng: Rng) -> Tensor:
+        """(B, *E) drawn in the data's own type; row i of `rng` is item i's noise."""
+
+    def round(self, mean: Tensor) -> Tensor:
+        """A mean as a datum: the nearest level, or itself."""
+        if self.spec.levels is None:
+            return mean
+        return mean.round().clamp(0, self.spec.levels - 1).long()
+
+    @abstractmethod
+    def scale(self) -> Tensor | None:
+        """Geometric mean of the shared scale in the data's units (levels, or standard deviations), for the log."""
+
+
+class DiscretisedLogistic(Likelihood):
+    """A mixture of logistics, integrated over the cell of each level; the outer cells reach to infinity.
+
+    P(k) = sum_m w_m [sigma((k + 1/2 - mu_m) / s_m) - sigma((k - 1/2 - mu_m) / s_m)], all in units of the levels' half
+    range (L - 1) / 2, so that levels lie in [-1, 1].
+
+    Args:
+        spec: with levels.
+        mixtures: M.
+        sharing: who has scales of its own.
+
+    Source: Salimans et al. 2017, eq. 2. The difference of two sigmoids is taken in logarithms by the identity
+    sigma(b) - sigma(a) = sigma(b) sigma(-a) (1 - e^(a - b)), exact also in the tails, where they approximate.
+    """
+
+    start: Tensor
+
+    def __init__(self, spec: DataSpec, *, mixtures: int, sharing: Sharing) -> None:
+        super().__init__(spec)
+        self.levels = _levels(spec)
+        self.mixtures, self.sharing = mixtures, sharing
+        self.half_range = (self.levels - 1) / 2
+        own = 1 if sharing == "example" else 0
+        self.parameters_each = mixtures * (1 + own) + (mixtures if mixtures > 1 else 0)
+        shape = {"example": (), "dimension": (mixtures, *spec.shape), "all": (mixtures,)}[sharing]
+        if sharing != "example":
+            self.log_scale = nn.Parameter(torch.full(shape, -1.0 / _GAIN))
+        # Components start spread over the range; equal ones would get equal gradients and stay equal.
+        start = torch.linspace(-0.5, 0.5, mixtures) if mixtures > 1 else torch.zeros(1)
+        self.register_buffer("start", start.view(-1, *[1] * len(spec.shape)), persistent=False)
+
+    def centred(self, x: Tensor) -> Tensor:
+        return x.to(self.start.dtype) / self.half_range - 1
+
+    def _parts(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log w, mu and log s, each (B, M, *E) or broadcastable to it."""
+        y, m = self.split(y), self.mixtures
+        mean = y[:, :m] + self.start
+        if self.sharing == "example":
+            log_scale = y[:, m : 2 * m] - 1.0
+        elif self.sharing == "dimension":
+            log_scale = _GAIN * self.log_scale[None]
+        else:
+            log_scale = _GAIN * self.log_scale.view(1, -1, *[1] * len(self.spec.shape))
+        log_weight = torch.log_softmax(y[:, -m:], dim=1) if m > 1 else torch.zeros_like(mean)
+        # A scale of e^-7 half ranges puts all but e^-100 of the mass into one of 256 cells: smaller says nothing more.
+        return log_weight, mean, log_scale.clamp(min=-7.0)
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        log_weight, mean, log_scale = self._parts(y)
+        k = x.to(y.dtype)[:, None]  # (B, 1, *E)
+        precision = torch.exp(-log_scale)
+        low = (((k - 0.5) / self.half_range - 1) - mean) * precision
+        high = (((k + 0.5) / self.half_range - 1) - mean) * precision
+        first, last = k == 0, k == self.levels - 1
+        zero = torch.zeros((), dtype=y.dtype, device=y.device)
+        # sigma(high) sigma(-low) (1 - exp(low - high)); at an edge the open side's factors are 1
+        below = torch.where(last, zero, F.logsigmoid(high))
+        above = torch.where(first, zero, F.logsigmoid(-low))
+        inside = torch.log(-torch.expm1(-precision / self.half_range))
+        log_mass = below + above + torch.where(first | last, zero, inside)
+        return torch.logsumexp(log_weight + log_mass, dim=1).flatten(1).sum(1)
+
+    def mean(self, y: Tensor) -> Tensor:
+        """E[k] = sum over j = 1..L-1 of P(k >= j)."""
+        log_weight, mean, log_scale = self._parts(y)
+        weight, precision = log_weight.exp(), torch.exp(-log_scale)
+        total = torch.zeros_like(mean[:, 0])
+        for j in range(1, self.levels):
+            edge = (j - 0.5) / self.half_range - 1
+            total = total + (weight * torch.sigmoid((mean - edge) * precision)).sum(1)
+        return total
+
+    def sample(self, y: Tensor, rng: Rng) -> Tensor:
+        log_weight, mean, log_scale = self._parts(y)
+        u = rng("component").uniform((len(y), 1, *self.spec.shape)).to(y)
+        # the number of cumulative weights below u is the component; rounding must not lead beyond the last
+        which = (log_weight.exp().cumsum(1) <= u).sum(1, keepdim=True).clamp(max=self.mixtures - 1)
+        mu = mean.gather(1, which)[:, 0]
+        s = log_scale.expand_as(mean).gather(1, which)[:, 0].exp()
+        v = rng("place").uniform((len(y), *self.spec.shape)).to(y).clamp(1e-7, 1 - 1e-7)
+        value = mu + s * torch.logit(v)
+        return self.round((value + 1) * self.half_range)
+
+    def scale(self) -> Tensor | None:
+        if self.sharing == "example":
+            return None
+        return (_GAIN * self.log_scale).mean().exp() * self.half_range
+
+
+class Categorical(Likelihood):
+    """Free probabilities for each level of each dimension: the most flexible, and blind to the levels' order."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec)
+        self.parameters_each = self.levels = _levels(spec)
+        # Marginal frequencies belong here, so that the decoder need only say how an example departs from them.
+        self.bias = nn.Parameter(torch.zeros(self.levels, *spec.shape))
+
+    def centred(self, x: Tensor) -> Tensor:
+        return x.to(self.bias.dtype) * (2 / (self.levels - 1)) - 1
+
+    def _log_probs(self, y: Tensor) -> Tensor:
+        return torch.log_softmax(self.split(y) + _GAIN * self.bias, dim=1)  # (B, L, *E)
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._log_probs(y).gather(1, x.long()[:, None]).flatten(1).sum(1)
+
+    def mean(self, y: Tensor) -> Tensor:
+        k = torch.arange(self.levels, dtype=y.dtype, device=y.device).view(-1, *[1] * len(self.spec.shape))
+        return (self._log_probs(y).exp() * k).sum(1)
+
+    def sample(self, y: Tensor, rng: Rng) -> Tensor:
+        u = rng("place").uniform((len(y), 1, *self.spec.shape)).to(y)
+        below = self._log_probs(y).exp().cumsum(1) <= u
+        return below.sum(1).clamp(max=self.levels - 1)
+
+    def scale(self) -> Tensor | None:
+        return None
+
+
+class Gaussian(Likelihood):
+    """N(mu, sigma^2) with a learned sigma, whose optimum for given means is the root mean squared error.
+
+    Args:
+        spec: without levels.
+        sharing: who has a sigma of its own.
+
+    Source: Rybkin et al. 2021, section 3: one sigma for all ("all") balances the two terms of the bound by itself.
+    """
+
+    def __init__(self, spec: DataSpec, *, sharing: Sharing) -> None:
+        super().__init__(spec)
+        if spec.levels is not None:
+            raise ValueError(f"a Gaussian likelihood is for continuous values, got {spec.levels} levels")
+        self.sharing = sharing
+        self.parameters_each = 2 if sharing == "example" else 1
+        if sharing != "example":
+            self.log_sigma = nn.Parameter(torch.zeros(spec.shape if sharing == "dimension" else ()))
+
+    def centred(self, x: Tensor) -> Tensor:
+        return x
+
+    def _parts(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.split(y)
+        log_sigma = y[:, 1] if self.sharing == "example" else (_GAIN * self.log_sigma).expand_as(y[:, 0])
+        return y[:, 0], log_sigma.clamp(min=-7.0)  # below a thousandth of the data's scale lies only overfitting
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        mu, log_sigma = self._parts(y)
+        each = -0.5 * ((x - mu) * torch.exp(-log_sigma)).square() - log_sigma - 0.5 * math.log(2 * math.pi)
+        return each.flatten(1).sum(1)
+
+    def mean(self, y: Tensor) -> Tensor:
+        return self._parts(y)[0]
+
+    def sample(self, y: Tensor, rng: Rng) -> Tensor:
+        mu, log_sigma = self._parts(y)
+        return mu + log_sigma.exp() * rng("place").normal((len(y), *self.spec.shape)).to(y)
+
+    def scale(self) -> Tensor | None:
+        if self.sharing == "example":
+            return None
+        return (_GAIN * self.log_sigma).mean().exp()
+
+
+def _levels(spec: DataSpec) -> int:
+    if spec.levels is None:
+        raise ValueError("this likelihood is for data with levels; take a Gaussian for continuous values")
+    return spec.levels
+
+
+class LikelihoodConfig(Config, ABC):
+    """Config of a decoder distribution."""
+
+    @abstractmethod
+    def build(self, spec: DataSpec) -> Likelihood: ...
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DiscretisedLogisticConfig(LikelihoodConfig):
+    """See DiscretisedLogistic."""
+
+    kind = "discretised-logistic-likelihood"
+    mixtures: int = Field(default=1, ge=1)
+    sharing: Sharing = "example"
+
+    def build(self, spec: DataSpec) -> DiscretisedLogistic:
+        return DiscretisedLogistic(spec, mixtures=self.mixtures, sharing=self.sharing)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CategoricalConfig(LikelihoodConfig):
+    """See Categorical."""
+
+    kind = "categorical-likelihood"
+
+    def build(self, spec: DataSpec) -> Categorical:
+        return Categorical(spec)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GaussianConfig(LikelihoodConfig):
+    """See Gaussian."""
+
+    kind = "gaussian-likelihood"
+    sharing: Sharing = "all"
+
+    def build(self, spec: DataSpec) -> Gaussian:
+        return Gaussian(spec, sharing=self.sharing)

@@ -1,0 +1,224 @@
+"""Variational autoencoder: an encoder q(z | x), a prior p(z), a decoder p(x | z), trained on a lower bound of log p(x).
+
+What it is: one vector of latent variables, a network on either side, any of the priors and decoder distributions
+beside it, all given the labels; the bound with KL warm-up and free bits, and its importance-weighted tightening.
+What it is not: a network; nor an autoencoder for another model's first stage (those weigh the terms differently).
+
+Sources: Kingma & Welling 2014, arXiv:1312.6114; Burda et al. 2016 (importance-weighted bound), arXiv:1509.00519; Kingma
+et al. 2016, appendix C (free bits), arXiv:1606.04934; Sonderby et al. 2016 (KL warm-up), arXiv:1602.02282.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from quintet.core.config import STRICT, Config
+from quintet.core.model import HasLatent, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.recipe import ModelConfig, NetworkConfig
+from quintet.core.rng import Rng
+from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
+from quintet.families.vae.likelihoods import Likelihood, LikelihoodConfig
+from quintet.families.vae.priors import Prior, PriorConfig, normal_log_prob
+
+ACTIVE = 0.01
+"""A latent unit is active if the variance of its posterior mean over examples exceeds this (Burda et al. 2016, 5.2)."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VaeSampling(Config):
+    """How a latent becomes a datum.
+
+    Attributes:
+        output: "sample" draws from p(x | z), "mean" shows its expectation, rounded to a level where data have levels.
+        temperature: factor on the spread of z about its prior component's mean; below 1 safer and less various.
+    """
+
+    kind = "vae-sampling"
+    output: Literal["sample", "mean"] = "sample"
+    temperature: float = Field(default=1.0, ge=0, le=2)
+
+
+class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
+    """See the module.
+
+    Args:
+        spec: continuous data, or levels.
+        encoder: (x (B, *E) real, cond) -> (B, 2 width), mean and log standard deviation of q.
+        decoder: (z (B, width), cond) -> (B, *likelihood.outputs).
+        prior, likelihood, sampling: see their classes.
+        beta: factor on the KL term; 1 is the bound itself.
+        free_bits: nats of KL, on average over the batch, that cost nothing.
+        kl_warmup: share of training over which the KL term's factor rises from 0 to `beta`.
+        class_dropout: share of training examples whose conditions are hidden, which trains the unconditional model.
+        bound_samples: K of the importance-weighted bound that `log_prob` gives.
+    """
+
+    likelihood = "bound"
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: Prior,
+        output: Likelihood,
+        *,
+        beta: float,
+        free_bits: float,
+        kl_warmup: float,
+        class_dropout: float,
+        bound_samples: int,
+        sampling: VaeSampling,
+    ) -> None:
+        super().__init__(spec, sampling)
+        self.encoder, self.decoder, self.prior, self.output = encoder, decoder, prior, output
+        self.latent = DataSpec("vector", (prior.width,), None, spec.conditions)
+        self.beta, self.free_bits, self.kl_warmup = beta, free_bits, kl_warmup
+        self.class_dropout, self.bound_samples = class_dropout, bound_samples
+
+    # training
+
+    def players(self) -> Sequence[Player]:
+        return (Player("model", self, self.loss),)
+
+    def loss(self, turn: Turn) -> Loss:
+        """Reconstruction + factor * max(KL, free bits), divided by the dimensions so that its size does not grow."""
+        x, cond = turn.batch.x, self._hide(turn.batch.cond, turn.rng("hide"))
+        mean, log_std = self.posterior(x, cond)
+        z = mean + log_std.exp() * turn.rng("z").normal(tuple(mean.shape)).to(mean)
+        reconstruction = -self.output.log_prob(x, self.decoder(z, cond)).mean()
+        kl = self.prior.kl(mean, log_std, z, cond).mean()
+        warm = min(1.0, turn.progress / self.kl_warmup) if self.kl_warmup else 1.0
+        total = reconstruction + warm * self.beta * kl.clamp(min=self.free_bits)
+        with torch.no_grad():
+            parts = {
+                "reconstruction_nats": reconstruction.detach(),
+                "kl_nats": kl.detach(),
+                "active_units": (mean.var(0) > ACTIVE).sum().to(mean.dtype),
+            }
+            scale = self.output.scale()
+            if scale is not None:
+                parts["output_scale"] = scale
+        return Loss(total / self.spec.dims, parts)
+
+    def posterior(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of q(z | x), both (B, width)."""
+        mean, log_std = self.encoder(self.output.centred(x), cond).chunk(2, dim=1)
+        return mean, log_std.clamp(-7.0, 3.0)
+
+    def _hide(self, cond: Cond, rng: Rng) -> Cond:
+        if not cond or not self.class_dropout:
+            return cond
+        n = len(next(iter(cond.values())))
+        hidden = rng.uniform((n,)) < self.class_dropout
+        return {name: torch.where(hidden, UNCONDITIONAL, value) for name, value in cond.items()}
+
+    # sampling
+
+    def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: VaeSampling | None = None) -> Tensor:
+        sampling = self.sampling if sampling is None else sampling
+        cond = {} if cond is None else cond
+        z = self._like(self.prior.sample(n, cond, rng("prior"), sampling.temperature))
+        y = self.decoder(z, cond)
+        if sampling.output == "sample":
+            return self.output.sample(y, rng("output"))
+        return self.output.round(self.output.mean(y))
+
+    def sequential_steps(self, sampling: VaeSampling | None = None) -> int:
+        return 1
+
+    def encode(self, x: Tensor, cond: Cond | None = None, *, rng: Rng | None = None) -> Tensor:
+        mean, log_std = self.posterior(x, {} if cond is None else cond)
+        if rng is None:
+            return mean
+        return mean + log_std.exp() * rng("z").normal(tuple(mean.shape)).to(mean)
+
+    def decode(self, z: Tensor, cond: Cond | None = None) -> Tensor:
+        """The mean of p(x | z), rounded to a level where data have levels."""
+        return self.output.round(self.output.mean(self.decoder(z, {} if cond is None else cond)))
+
+    def trace(self, n: int, frames: int, cond: Cond | None = None, *, rng: Rng) -> Trace:
+        """A straight walk in the latent space from one draw of the prior to another."""
+        if frames < 2:
+            raise ValueError(f"a trace needs at least two frames, got {frames}")
+        given = {} if cond is None else cond
+        start, end = (self._like(self.prior.sample(n, given, rng(side))) for side in ("start", "end"))
+        at = torch.linspace(0, 1, frames).tolist()
+        seen = torch.stack([self.decode(start + a * (end - start), given) for a in at])
+        return Trace("walk", seen, tuple(f"{a:.2f}" for a in at))
+
+    def _like(self, z: Tensor) -> Tensor:
+        return z.to(next(self.decoder.parameters()))
+
+    # likelihood
+
+    def elbo(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
+        """(B,) nats: log p(x | z) - KL(q(z | x) || p(z)) at one z ~ q(z | x)."""
+        cond = {} if cond is None else cond
+        mean, log_std = self.posterior(x, cond)
+        z = mean + log_std.exp() * rng("z").normal(tuple(mean.shape)).to(mean)
+        return self.output.log_prob(x, self.decoder(z, cond)) - self.prior.kl(mean, log_std, z, cond)
+
+    def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
+        """log of the mean of `bound_samples` importance weights p(x, z) / q(z | x), z ~ q(z | x).
+
+        Source: Burda et al. 2016, eq. 8.
+        """
+        return self.importance_bound(x, cond, self.bound_samples, rng=rng)
+
+    def importance_bound(self, x: Tensor, cond: Cond | None, samples: int, *, rng: Rng) -> Tensor:
+        """(B,) nats, the bound with any number of samples; 1 is an estimate of the plain bound."""
+        cond = {} if cond is None else cond
+        mean, log_std = self.posterior(x, cond)
+        std = log_std.exp()
+        logs = []
+        for k in range(samples):
+            z = mean + std * rng("z", k).normal(tuple(mean.shape)).to(mean)
+            joint = self.output.log_prob(x, self.decoder(z, cond)) + self.prior.log_prob(z, cond)
+            logs.append(joint - normal_log_prob(z, mean, log_std))
+        return torch.logsumexp(torch.stack(logs), dim=0) - math.log(samples)
+
+    @property
+    def log_prob_protocol(self) -> str:
+        return f"importance-weighted bound, {self.bound_samples} samples"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VAEConfig(ModelConfig):
+    """See VAE. `width` is the latent's."""
+
+    kind = "vae"
+    encoder: NetworkConfig
+    decoder: NetworkConfig
+    width: int = Field(default=16, ge=1)
+    prior: PriorConfig
+    likelihood: LikelihoodConfig
+    beta: float = Field(default=1.0, ge=0)
+    free_bits: float = Field(default=0.1, ge=0)
+    kl_warmup: float = Field(default=0.2, ge=0, le=1)
+    class_dropout: float = Field(default=0.1, ge=0, lt=1)
+    bound_samples: int = Field(default=64, ge=1)
+    sampling: VaeSampling = VaeSampling()
+
+    def build(self, spec: DataSpec) -> VAE:
+        output = self.likelihood.build(spec)
+        return VAE(
+            spec,
+            self.encoder.build(spec.shape, (2 * self.width,), spec.conditions),
+            self.decoder.build((self.width,), output.outputs, spec.conditions),
+            self.prior.build(self.width, spec.conditions),
+            output,
+            beta=self.beta,
+            free_bits=self.free_bits,
+            kl_warmup=self.kl_warmup,
+            class_dropout=self.class_dropout,
+            bound_samples=self.bound_samples,
+            sampling=self.sampling,
+        )

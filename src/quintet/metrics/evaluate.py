@@ -1,0 +1,367 @@
+"""All sample metrics of one set of samples in one pass, the same for every family and every baseline.
+
+What it is: `Reference` holds the real data in every space, fixed before any sample is seen; `evaluate` takes raw
+samples and gives named estimates; `floor` says what real data would score. What it is not: likelihoods (`likelihood`),
+costs, stability.
+
+Spaces. Kernel and Fréchet distances and the k-NN manifolds are taken in the judge's space ("kid", "fd", "precision",
+...), and distances again in PCA of the training split and on raw values: a win must hold in all. The two-sample test,
+memorisation and copies are taken on raw values, where a copy is a copy, and the first two again in the judge's space
+with the suffix "_judge".
+
+Sizes. Distances without bias use all samples and all test items. The others depend on the number of samples, so they
+take sets of exactly `size` samples (the same for every model, baseline and floor) against `size` test items, averaged
+over disjoint sets where there are more samples. Samples are put in an order of their own first: the order in which they
+come plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quintet.core.results import Estimate
+from quintet.core.rng import Rng
+from quintet.core.spec import DataSpec
+from quintet.metrics.classify import MOST, cas
+from quintet.metrics.coverage import class_metrics, known_modes, mode_metrics
+from quintet.metrics.distances import fd, kid, median_kernels
+from quintet.metrics.judges import CoordinateSpace, Judge, PCASpace, PixelSpace, Space, make_judge
+from quintet.metrics.neighbours import (
+    Copies,
+    c2st,
+    copies_estimate,
+    find_copies,
+    memorisation,
+    nearest,
+    prdc,
+)
+from quintet.metrics.sharpness import sharpness
+from quintet.metrics.sizes import Z95, Array, matrix, too_few, unavailable
+
+Labels = NDArray[np.int64] | None
+
+
+class Part(NamedTuple):
+    """Raw items of one split and their labels, if any."""
+
+    x: NDArray[np.generic]
+    labels: Labels = None
+
+
+class Modes(NamedTuple):
+    """Known modes: (K, D) centres in raw coordinates, and a mode's standard deviation."""
+
+    centres: Array
+    scale: float
+
+
+class Views(NamedTuple):
+    """One set of items in the three spaces."""
+
+    judge: Array
+    pca: Array
+    raw: Array
+
+
+class Reference:
+    """The real data that samples are held against.
+
+    Args:
+        spec: of the raw data.
+        train, test: splits. Samples are compared with test; train serves memorisation and the floor.
+        judge: the judge's space (`make_judge` on the judge split).
+        spare: real items in neither train nor test (judge and validation splits), for the floor of memorisation.
+        modes: where they are known; none at all (a curve) is the same as None.
+        most: test and training items used at most (evenly spaced ones).
+        seed: of what the metrics draw (resamples, subsets); the same for every model.
+
+    Attributes:
+        size: samples in a set of the metrics that depend on their number.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        train: Part,
+        test: Part,
+        judge: Judge | CoordinateSpace,
+        spare: NDArray[np.generic] | None = None,
+        modes: Modes | None = None,
+        most: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        if not len(train.x) or not len(test.x):
+            raise ValueError(f"train and test need items, got {len(train.x)} and {len(test.x)}")
+        self.spec, self.judge, self.seed = spec, judge, seed
+        self.modes = modes if modes is not None and len(modes.centres) else None
+        self.train, self.test = Part(*train), _thin(_ordered(test, Rng(seed, "test")), most)
+        self.spare = None if spare is None or not len(spare) else _thin(Part(spare), most).x
+        self.pixels = PixelSpace(spec)
+        fit = _thin(self.train, 4 * most).x
+        self.pca = PCASpace(fit)
+        if spec.kind == "vector":  # see CoordinateSpace: a polynomial sees three moments only
+            self.pca.kernel = median_kernels(self.pca.features(fit))
+            self.pixels.kernel = median_kernels(self.pixels.features(fit))
+        self.test_views = self._views(self.test.x)
+        self.train_raw = self.pixels.features(self.train.x)
+        self.train_judge = judge.features(self.train.x)
+        self.size = max(1, min(len(self.test.x), int(0.7 * len(self.train.x))))
+        self.sees_classes = judge.task == "labels" if isinstance(judge, Judge) else judge.classes > 0
+        if self.sees_classes:
+            seen = np.bincount(judge.predict(self.test.x), minlength=judge.classes)
+            self.fair: Array = seen / seen.sum()
+            if self.test.labels is not None:
+                judge.measure(self.test.x, self.test.labels)
+
+    @staticmethod
+    def build(
+        spec: DataSpec,
+        *,
+        train: Part,
+        validation: Part,
+        judge: Part,
+        test: Part,
+        modes: Modes | None = None,
+        most: int = 2000,
+        seed: int = 0,
+    ) -> Reference:
+        """Train the judge on its split (seconds) and set up the rest; all splits raw."""
+        classes = next(iter(spec.conditions.values()), None)
+        spare = np.concatenate([validation.x, judge.x])
+        space = make_judge(judge.x, judge.labels, spec, classes=classes, seed=seed)
+        return Reference(spec, train=train, test=test, judge=space, spare=spare, modes=modes, most=most, seed=seed)
+
+    def evaluate(
+        self, samples: NDArray[np.generic], labels: Labels = None, *, seed: int | None = None
+    ) -> dict[str, Estimate]:
+        """Every sample metric: name -> estimate.
+
+        Args:
+            samples: (N, *spec.shape) raw.
+            labels: (N,) the labels that the samples were asked for.
+            seed: of resamples; by default the reference's.
+        Raises: ValueError for a wrong shape. Non-finite samples give nulls that say so.
+        """
+        if tuple(samples.shape[1:]) != self.spec.shape:
+            raise ValueError(f"samples have the shape (N, {self.spec.shape}), got {samples.shape}")
+        rng = Rng(self.seed if seed is None else seed, "evaluate")
+        if len(samples) == 0 or not np.isfinite(np.asarray(samples, np.float64)).all():
+            lost = 0 if len(samples) == 0 else int((~np.isfinite(_rows(samples))).any(axis=1).sum())
+            reason = f"not available (n={len(samples)}, {lost} not finite)"
+            return {name: unavailable(reason, len(samples)) for name in self.names}
+        fake = _ordered(Part(samples, labels), rng("order"))
+        views = self._views(fake.x)
+        return {
+            **self._distances(views, rng),
+            **self._sets(views),
+            **self._mode_metrics(fake.x, rng),
+            "cas": cas(fake.x, fake.labels, self.test.x, self.test.labels, n=self.cas_size),
+            "sharpness": sharpness(self._images(fake.x), self._images(self.test.x), rng=rng("sharpness")),
+            **self._memory(views, rng),
+        }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that `evaluate` gives for this data."""
+        known = ("modes", "modes_kl", "in_3_sigma") if self.modes is not None else ("modes", "modes_kl")
+        return (
+            "kid", "kid_pca", "kid_pixels", "fd", "fd_pca", "c2st", "c2st_judge", "precision", "recall", "density",
+            "coverage", *known, "cas", "sharpness", "memorisation", "memorisation_judge", "copies",
+        )  # fmt: skip
+
+    @property
+    def cas_size(self) -> int:
+        """Labelled samples that the classifier of CAS is trained on."""
+        return min(len(self.train.x), MOST)
+
+    def validation_kid(self, samples: NDArray[np.generic], validation: NDArray[np.generic]) -> Estimate:
+        """KID in PCA space against validation items: the one number by which choices (EMA width) are made."""
+        return kid(self.pca.features(samples), self.pca.features(validation), self.pca.kernel, space=self.pca.name)
+
+    def nearest_train(self, samples: NDArray[np.generic], k: int = 1) -> NDArray[np.int64]:
+        """(N, k) rows of the training split nearest to each sample, on raw values."""
+        return nearest(self.pixels.features(samples), self.train_raw, k).item
+
+    def find_copies(self, samples: NDArray[np.generic]) -> Copies:
+        """The copy alarm on raw values, with its p-values, and each sample's nearest training item."""
+        raw = self.pixels.features(samples)
+        return find_copies(raw, self.train_raw, self.test_views.raw, rng=Rng(self.seed, "evaluate", "memory"))
+
+    def floor(self, repeats: int = 6) -> dict[str, Estimate]:
+        """What real data score: random sets of `size` training items as samples against test.
+
+        The value is the mean over `repeats` sets; low and high are mean +- 1.96 standard deviations of one set (the
+        spread is enlarged for sets that overlap). CAS is the classifier trained on real training items, as many as
+        samples; memorisation and copies take real items outside train and test as samples.
+        """
+        if len(self.train.x) < 2 or self.size < 2:
+            return {name: unavailable(f"not available (n={len(self.train.x)})") for name in self.names}
+        runs = []
+        train = Views(self.train_judge, self.pca.features(self.train.x), self.train_raw)
+        for r in range(repeats):
+            rng = Rng(self.seed, "floor", r)
+            rows = rng("rows").permutation(len(self.train.x))[: self.size]
+            views = Views(*(view[rows] for view in train))
+            x = self.train.x[rows]
+            runs.append(
+                {
+                    **self._distances(views, rng, resamples=2),
+                    **self._sets(views),
+                    **self._mode_metrics(x, rng),
+                    "sharpness": sharpness(self._images(x), self._images(self.test.x), rng=rng("sharpness")),
+                }
+            )
+        share = self.size / len(self.train.x)
+        result = {name: _over([run[name] for run in runs], share) for name in runs[0]}
+        rows = Rng(self.seed, "floor", "cas").permutation(len(self.train.x))
+        labels = self.train.labels
+        result["cas"] = _renamed(
+            cas(
+                self.train.x[rows],
+                None if labels is None else labels[rows],
+                self.test.x,
+                self.test.labels,
+                n=self.cas_size,
+            ),
+            "real training items",
+        )
+        if self.spare is None:
+            missing = unavailable("not available: no real items outside train and test")
+            return result | dict.fromkeys(("memorisation", "memorisation_judge", "copies"), missing)
+        memory = self._memory(self._views(self.spare), Rng(self.seed, "floor", "memory"))
+        return result | {name: _renamed(found, "real items outside train and test") for name, found in memory.items()}
+
+    def to_json(self) -> dict[str, object]:
+        """What a protocol should say of the reference."""
+        return {
+            "judge": self.judge.to_json(),
+            "pca": self.pca.to_json(),
+            "train": len(self.train.x),
+            "test": len(self.test.x),
+            "set_size": self.size,
+            "cas_size": self.cas_size,
+            "seed": self.seed,
+        }
+
+    def _views(self, x: NDArray[np.generic]) -> Views:
+        return Views(self.judge.features(x), self.pca.features(x), self.pixels.features(x))
+
+    def _images(self, x: NDArray[np.generic]) -> NDArray[np.generic]:
+        return x if self.spec.kind == "image" else x.reshape(len(x), -1)
+
+    def _distances(self, fake: Views, rng: Rng, resamples: int = 30) -> dict[str, Estimate]:
+        real = self.test_views
+        spaces: Sequence[tuple[str, Space, Array, Array]] = (
+            ("kid", self.judge, fake.judge, real.judge),
+            ("kid_pca", self.pca, fake.pca, real.pca),
+            ("kid_pixels", self.pixels, fake.raw, real.raw),
+        )
+        found = {name: kid(a, b, space.kernel, space=space.name) for name, space, a, b in spaces}
+        for name, space, a, b in (
+            ("fd", self.judge, fake.judge, real.judge),
+            ("fd_pca", self.pca, fake.pca, real.pca),
+        ):
+            metric = _fd(space.name, rng(name), resamples)
+            found[name] = self._averaged(metric, a, b)
+        return found
+
+    def _sets(self, fake: Views) -> dict[str, Estimate]:
+        real, size = self.test_views, self.size
+        parts = [prdc(a, b, space=self.judge.name) for a, b in self._pairs(fake.judge, real.judge)]
+        found = {name: _mean([part[name] for part in parts]) for name in parts[0]}
+        found["c2st"] = c2st(fake.raw[: 4 * size], real.raw[:size], space=self.pixels.name)
+        found["c2st_judge"] = c2st(fake.judge[: 4 * size], real.judge[:size], space=self.judge.name)
+        return found
+
+    def _memory(self, fake: Views, rng: Rng) -> dict[str, Estimate]:
+        real, draw = self.test_views, rng("memory")
+        found = {
+            "memorisation": memorisation(fake.raw, self.train_raw, real.raw, rng=draw, space=self.pixels.name),
+            "memorisation_judge": memorisation(
+                fake.judge, self.train_judge, real.judge, rng=draw, space=self.judge.name
+            ),
+        }
+        missing = too_few("copies", len(fake.raw), len(self.train_raw), len(real.raw))
+        found["copies"] = missing or copies_estimate(
+            find_copies(fake.raw, self.train_raw, real.raw, rng=draw), space=self.pixels.name
+        )
+        return found
+
+    def _mode_metrics(self, x: NDArray[np.generic], rng: Rng) -> dict[str, Estimate]:
+        if self.modes is not None:
+            centres, scale = matrix(self.modes.centres), float(self.modes.scale)
+            expected = known_modes(matrix(self.test.x), centres, scale)[1] / len(self.test.x)
+            return mode_metrics(matrix(x), centres, scale, rng=rng("modes"), expected=expected)
+        if not self.sees_classes:
+            why = unavailable("not available: neither known modes nor labels")
+            return {"modes": why, "modes_kl": why}
+        return class_metrics(self.judge.predict(x), self.fair, self.judge.name, rng=rng("modes"))
+
+    def _pairs(self, fake: Array, real: Array, most: int = 2) -> list[tuple[Array, Array]]:
+        """Disjoint sets of `size` samples, each with `size` test items; with fewer samples one smaller pair."""
+        size = min(self.size, len(fake))
+        return [(fake[i * size : (i + 1) * size], real[:size]) for i in range(min(most, len(fake) // size))]
+
+    def _averaged(self, metric: Callable[[Array, Array], Estimate], fake: Array, real: Array) -> Estimate:
+        return _mean([metric(a, b) for a, b in self._pairs(fake, real)])
+
+
+def _fd(space: str, rng: Rng, resamples: int) -> Callable[[Array, Array], Estimate]:
+    return lambda a, b: fd(a, b, rng=rng, space=space, resamples=resamples)
+
+
+def _mean(found: list[Estimate]) -> Estimate:
+    """The mean over disjoint sets, with the mean of their intervals (that of one set: on the wide side)."""
+    if len(found) == 1 or any(f.value is None for f in found):
+        return found[0]
+    columns = np.array([[f.value, f.low, f.high] for f in found], dtype=np.float64).mean(axis=0)
+    value, low, high = (float(c) for c in columns)
+    protocol = f"mean of {len(found)} disjoint sets; each: {found[0].protocol}"
+    return Estimate(value=value, low=low, high=high, n=sum(f.n or 0 for f in found), protocol=protocol)
+
+
+def _over(found: list[Estimate], share: float) -> Estimate:
+    """Mean over random sets and the range of one; sets that take `share` of the items agree too well by 1 - share."""
+    values = np.array([f.value for f in found if f.value is not None], np.float64)
+    if not len(values):
+        return found[0]
+    sd = float(values.std(ddof=1)) / np.sqrt(max(1 - share, 0.05)) if len(values) > 1 else 0.0
+    mean = float(values.mean())
+    protocol = f"real training items as samples, mean over {len(values)} random sets, +- 1.96 sd of one set; each: "
+    return Estimate(
+        value=mean,
+        low=mean - Z95 * sd,
+        high=mean + Z95 * sd,
+        n=found[0].n,
+        protocol=protocol + found[0].protocol,
+    )
+
+
+def _renamed(found: Estimate, what: str) -> Estimate:
+    return found.model_copy(update={"protocol": f"{what} as samples; {found.protocol}"})
+
+
+def _rows(x: NDArray[np.generic]) -> Array:
+    """Rows as float64, non-finite values kept."""
+    return np.asarray(x, np.float64).reshape(len(x), -1)
+
+
+def _ordered(part: Part, rng: Rng) -> Part:
+    """Items in an order that depends on their values alone: sorted, then shuffled by `rng`."""
+    rows = np.asarray(part.x).reshape(len(part.x), -1)
+    keys = rows if part.labels is None else np.column_stack([rows, part.labels])
+    order = np.lexsort(keys.T[::-1])[rng.permutation(len(rows))]
+    return Part(part.x[order], None if part.labels is None else part.labels[order])
+
+
+def _thin(part: Part, most: int) -> Part:
+    """At most `most` evenly spaced items."""
+    if len(part.x) <= most:
+        return part
+    rows = np.linspace(0, len(part.x) - 1, most).astype(int)
+    return Part(part.x[rows], None if part.labels is None else part.labels[rows])

@@ -1,0 +1,393 @@
+"""Feature spaces in which samples are judged: a network trained on the judge split, PCA, pixels, coordinates.
+
+What it is: maps from raw data to feature rows, each with its name for the protocols. What it is not: pretrained; no
+weights are fetched, and no generator ever sees the judge split.
+
+The judge network is an ensemble of small convolutional nets that learn the labels from augmented images (shift, turn,
+scale, noise); features are their penultimate activations side by side, standardised on the judge split. Without labels
+each image is its own class (exemplar learning), so the features tell images apart and ignore the augmentations. Vectors
+are judged in their own coordinates, standardised.
+
+Sources: Dosovitskiy et al. 2014, arXiv:1406.6909 (exemplar classes); Szegedy et al. 2016, section 7, arXiv:1512.00567
+(label smoothing); Loshchilov & Hutter 2019 (AdamW).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quintet.core.rng import Rng, layer_noise
+from quintet.core.spec import DataSpec
+from quintet.metrics.distances import Kernel, Polynomial, median_kernels
+from quintet.metrics.neighbours import nearest
+from quintet.metrics.sizes import Array, matrix
+
+EXEMPLARS = 256
+BATCH = 256
+
+
+class Space(Protocol):
+    """Raw data to features; `kernel` is the one its MMD is taken with."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kernel(self) -> Kernel: ...
+
+    def features(self, raw: NDArray[np.generic]) -> Array:
+        """(N, *raw) to (N, d) float64; row i depends on item i alone."""
+        ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class PixelSpace:
+    """Raw values, brought to [-1, 1] where they have levels."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        self.spec = spec
+        self.name = "pixels" if spec.kind == "image" else "raw values"
+        self.kernel: Kernel = Polynomial()
+
+    def features(self, raw: NDArray[np.generic]) -> Array:
+        rows = matrix(raw)
+        return rows if self.spec.levels is None else rows * (2 / (self.spec.levels - 1)) - 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "pixels", "name": self.name}
+
+
+class PCASpace:
+    """Principal components of the training split, whitened: where choices on validation data are made.
+
+    Args:
+        train: (N, ...) raw training items.
+        components: at most; fewer where they reach `share` of the variance.
+        share: of the variance to keep.
+        kernel: of the space's MMD; None for vectors means Gaussian kernels on training distances.
+    """
+
+    def __init__(
+        self, train: NDArray[np.generic], *, components: int = 32, share: float = 0.99, kernel: Kernel | None = None
+    ) -> None:
+        rows = matrix(train)
+        self.mean: Array = rows.mean(axis=0)
+        _, singular, axes = np.linalg.svd(rows - self.mean, full_matrices=False)
+        variance = singular**2 / max(len(rows) - 1, 1)
+        real = variance > variance[0] * 1e-12 if variance[0] > 0 else np.arange(len(variance)) == 0
+        enough = int(np.searchsorted(np.cumsum(variance) / max(variance.sum(), 1e-300), share)) + 1
+        keep = max(1, min(components, enough, int(real.sum())))
+        # whitening: without it the first two or three components are all that a distance sees
+        self.axes: Array = axes[:keep].T / np.sqrt(np.maximum(variance[:keep], 1e-300))
+        self.name = f"PCA of the training split, {keep} whitened components"
+        self.kernel: Kernel = Polynomial() if kernel is None else kernel
+
+    def features(self, raw: NDArray[np.generic]) -> Array:
+        result: Array = (matrix(raw) - self.mean) @ self.axes
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "pca", "name": self.name, "components": int(self.axes.shape[1])}
+
+
+class CoordinateSpace:
+    """Standardised raw coordinates: the judge's space for vectors, with a vote of neighbours for classes.
+
+    Args:
+        raw: (N, D) items of the judge split.
+        labels: (N,) their classes, or None.
+    """
+
+    NEIGHBOURS = 5
+
+    def __init__(self, raw: NDArray[np.generic], labels: NDArray[np.int64] | None = None, classes: int = 0) -> None:
+        rows = matrix(raw)
+        self.mean: Array = rows.mean(axis=0)
+        scale = rows.std(axis=0)
+        self.scale: Array = np.where(scale > 0, scale, 1.0)
+        self.classes = classes if labels is not None else 0
+        self.name = "standardised coordinates"
+        self.accuracy: float | None = None
+        self._rows: Array = (rows - self.mean) / self.scale
+        self._labels = labels
+        # a polynomial kernel of degree 3 cannot tell a ring of modes from a blob with its first moments
+        self.kernel: Kernel = median_kernels(self._rows)
+
+    def features(self, raw: NDArray[np.generic]) -> Array:
+        result: Array = (matrix(raw) - self.mean) / self.scale
+        return result
+
+    def predict(self, raw: NDArray[np.generic]) -> NDArray[np.int64]:
+        """(N,) classes by vote of the judge split's nearest items, the nearest one deciding ties."""
+        if self._labels is None:
+            raise ValueError("this judge was given no labels")
+        k = min(self.NEIGHBOURS, len(self._rows))
+        votes = self._labels[nearest(self.features(raw), self._rows, k).item]  # (N, k)
+        counts = (votes[:, :, None] == np.arange(self.classes)).sum(axis=1).astype(np.float64)
+        counts[np.arange(len(votes)), votes[:, 0]] += 0.5
+        best: NDArray[np.int64] = counts.argmax(axis=1)
+        return best
+
+    def measure(self, raw: NDArray[np.generic], labels: NDArray[np.int64]) -> float:
+        """Accuracy on real items outside the judge split; kept as `accuracy`."""
+        self.accuracy = float((self.predict(raw) == labels).mean())
+        return self.accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "coordinates", "name": self.name, "classes": self.classes, "accuracy": self.accuracy}
+
+
+class JudgeNet(nn.Module):
+    """A small convolutional classifier; `features` are its penultimate activations.
+
+    Two 3x3 convolutions at full size, then one a halving until at most 4 x 4 pixels are left, a linear layer to
+    `width` features, a linear layer to classes. No normalisation over the batch: an item's features are its own.
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
+        super().__init__()
+        channels, height, wide = shape
+        layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1), nn.SiLU()]
+        at = 16
+        while max(height, wide) > 4 or at == 16:
+            layers += [nn.Conv2d(at, min(2 * at, 64), 3, padding=1, stride=2), nn.SiLU()]
+            at = min(2 * at, 64)
+            height, wide = -(-height // 2), -(-wide // 2)
+        layers += [nn.Conv2d(at, 64, 3, padding=1), nn.SiLU(), nn.Flatten()]
+        self.trunk = nn.Sequential(*layers)
+        self.narrow = nn.Linear(64 * height * wide, width)
+        self.head = nn.Linear(width, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] to (B, width)."""
+        return F.silu(self.narrow(self.trunk(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to logits (B, classes)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+Task = Literal["labels", "exemplars"]
+
+
+class Judge:
+    """The judge network: an ensemble of JudgeNets with what standardises their features.
+
+    Made by `train_judge` or `Judge.load`.
+
+    Attributes:
+        name: for protocols.
+        accuracy: on real items outside the judge split, once `measure` was called; None before, or without labels.
+    """
+
+    FILES = ("judge.safetensors", "judge.json")
+
+    def __init__(
+        self, spec: DataSpec, nets: nn.ModuleList, *, task: Task, low: float, high: float, info: Mapping[str, Any]
+    ) -> None:
+        self.spec, self.nets, self.task = spec, nets.eval().requires_grad_(False), task
+        self.low, self.high, self.info = low, high, dict(info)
+        self.classes = next(m for m in nets if isinstance(m, JudgeNet)).head.out_features
+        width = sum(m.head.in_features for m in nets if isinstance(m, JudgeNet))
+        self.mean, self.scale = np.zeros(width), np.ones(width)
+        self.accuracy: float | None = None
+        self.kernel: Kernel = Polynomial()
+
+    @property
+    def name(self) -> str:
+        what = "labels" if self.task == "labels" else "exemplar classes"
+        return f"judge network ({len(self.nets)} nets, {what} of the judge split)"
+
+    def features(self, raw: NDArray[np.generic]) -> Array:
+        """(N, C, H, W) raw to (N, d) standardised penultimate activations."""
+        return (self._activations(raw) - self.mean) / self.scale
+
+    def log_probs(self, raw: NDArray[np.generic]) -> Array:
+        """(N, classes): log of the nets' mean probability."""
+        parts = []
+        for x in self._batches(raw):
+            parts.append(torch.stack([net(x).double().log_softmax(1) for net in self.nets]).logsumexp(0))
+        result: Array = torch.cat(parts).numpy() - math.log(len(self.nets))
+        return result
+
+    def predict(self, raw: NDArray[np.generic]) -> NDArray[np.int64]:
+        """(N,) the most probable class of each item."""
+        best: NDArray[np.int64] = self.log_probs(raw).argmax(axis=1)
+        return best
+
+    def measure(self, raw: NDArray[np.generic], labels: NDArray[np.int64]) -> float:
+        """Accuracy on real items outside the judge split; kept as `accuracy`."""
+        self.accuracy = float((self.predict(raw) == labels).mean())
+        return self.accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "judge",
+            "name": self.name,
+            "task": self.task,
+            "classes": self.classes,
+            "features": len(self.mean),
+            "accuracy": self.accuracy,
+            **self.info,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write judge.safetensors and judge.json into a folder that exists."""
+        from safetensors.torch import save_file
+
+        tensors = {key: value.contiguous() for key, value in self.nets.state_dict().items()}
+        tensors |= {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
+        save_file(tensors, folder / self.FILES[0])
+        data = {
+            "spec": self.spec.to_json(), "task": self.task, "classes": self.classes, "low": self.low, "high": self.high,
+            "nets": len(self.nets), "accuracy": self.accuracy, "info": self.info,
+        }  # fmt: skip
+        (folder / self.FILES[1]).write_text(json.dumps(data, indent=2), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> Judge:
+        """Read what `save` wrote."""
+        from safetensors.torch import load_file
+
+        data = json.loads((folder / Judge.FILES[1]).read_text(encoding="utf-8"))
+        tensors = load_file(folder / Judge.FILES[0])
+        spec, mean, scale = DataSpec.from_json(data["spec"]), tensors.pop("mean"), tensors.pop("scale")
+        width = len(mean) // data["nets"]
+        with layer_noise(Rng(0, "load")):  # building draws weights that are replaced at once
+            nets = nn.ModuleList(JudgeNet(spec.shape, data["classes"], width) for _ in range(data["nets"]))
+        nets.load_state_dict(tensors)
+        judge = Judge(spec, nets, task=data["task"], low=data["low"], high=data["high"], info=data["info"])
+        judge.mean, judge.scale, judge.accuracy = mean.numpy(), scale.numpy(), data["accuracy"]
+        return judge
+
+    def _scaled(self, raw: NDArray[np.generic]) -> Tensor:
+        x = torch.from_numpy(np.asarray(raw, dtype=np.float32))
+        return (x - self.low) * (2 / (self.high - self.low)) - 1
+
+    def _batches(self, raw: NDArray[np.generic]) -> list[Tensor]:
+        return list(self._scaled(raw).split(BATCH))
+
+    def _activations(self, raw: NDArray[np.generic]) -> Array:
+        with torch.no_grad():
+            parts = [
+                torch.cat([net.features(x) for net in self.nets if isinstance(net, JudgeNet)], dim=1)
+                for x in self._batches(raw)
+            ]
+        result: Array = torch.cat(parts).double().numpy()
+        return result
+
+
+def train_judge(
+    raw: NDArray[np.generic],
+    labels: NDArray[np.int64] | None,
+    spec: DataSpec,
+    *,
+    classes: int | None = None,
+    seed: int = 0,
+    networks: int = 3,
+    steps: int = 400,
+    batch: int = 64,
+    width: int = 32,
+) -> Judge:
+    """Train a judge on the judge split alone; the same arguments give the same judge.
+
+    Args:
+        raw: (N, C, H, W) raw images of the judge split.
+        labels: (N,) classes; None: exemplar classes.
+        spec: of the raw data.
+        classes: number of classes; by default the highest label + 1.
+        seed: of weights, order and augmentation.
+        networks: members of the ensemble.
+        steps, batch: of each member.
+        width: features of each member.
+    Raises: ValueError for data that are not images.
+    """
+    if spec.kind != "image" or raw.ndim != 4:
+        raise ValueError(f"a judge network needs images (N, C, H, W), got {raw.shape}")
+    task: Task = "labels" if labels is not None else "exemplars"
+    if labels is None:
+        raw = raw[:EXEMPLARS]
+        targets = torch.arange(len(raw))
+        number = len(raw)
+    else:
+        targets = torch.from_numpy(np.asarray(labels, np.int64))
+        number = int(classes or int(targets.max()) + 1)
+    low, high = _range(raw, spec)
+    rng = Rng(seed, "judge")
+    with layer_noise(rng("init")):
+        nets = nn.ModuleList(JudgeNet(spec.shape, number, width) for _ in range(networks))
+    info = {"seed": seed, "steps": steps, "batch": batch, "items": len(raw)}
+    judge = Judge(spec, nets, task=task, low=low, high=high, info=info)
+    x = judge._scaled(raw)
+    for i, net in enumerate(nets):
+        _fit(net.requires_grad_(True).train(), x, targets, steps, min(batch, 4 * len(x)), rng("net", i))
+        net.eval().requires_grad_(False)
+    found = judge._activations(raw)
+    judge.mean = found.mean(axis=0)
+    scale = found.std(axis=0)
+    judge.scale = np.where(scale > 1e-3 * max(float(scale.max()), 1e-12), scale, max(float(scale.max()), 1e-12))
+    return judge
+
+
+def _fit(net: nn.Module, x: Tensor, targets: Tensor, steps: int, batch: int, rng: Rng) -> None:
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.15)
+    for step in range(steps):
+        draw = rng("step", step)
+        rows = draw("rows").integers(0, len(x), (batch,))
+        loss = F.cross_entropy(net(_augment(x[rows], draw)), targets[rows], label_smoothing=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _augment(x: Tensor, rng: Rng) -> Tensor:
+    """Turn up to 12 degrees, scale and shear up to 12 %, shift up to 12 %, add noise; (B, C, H, W) in [-1, 1]."""
+    u = rng("affine").uniform((len(x), 6)) * 2 - 1
+    angle, (a, b, s) = u[:, 0] * math.radians(12), (0.12 * u[:, 1:4]).unbind(1)
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack(
+        [
+            torch.stack([(1 + a) * cos, -sin + s, 0.25 * u[:, 4]], dim=1),
+            torch.stack([sin, (1 + b) * cos, 0.25 * u[:, 5]], dim=1),
+        ],
+        dim=1,
+    )  # (B, 2, 3); a shift of 0.25 is an eighth of the width
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    return moved + 0.1 * rng("noise").normal(tuple(x.shape))
+
+
+def _range(raw: NDArray[np.generic], spec: DataSpec) -> tuple[float, float]:
+    if spec.levels is not None:
+        return 0.0, float(spec.levels - 1)
+    low, high = float(raw.min()), float(raw.max())
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def make_judge(
+    raw: NDArray[np.generic],
+    labels: NDArray[np.int64] | None,
+    spec: DataSpec,
+    *,
+    classes: int | None = None,
+    seed: int = 0,
+) -> Judge | CoordinateSpace:
+    """The judge that fits the data: a network for images, standardised coordinates for vectors."""
+    if spec.kind == "image" and raw.ndim == 4:
+        return train_judge(raw, labels, spec, classes=classes, seed=seed)
+    number = int(classes or (int(labels.max()) + 1 if labels is not None and len(labels) else 0))
+    return CoordinateSpace(raw, labels, number)

@@ -1,0 +1,92 @@
+"""How many samples a metric needs, and the intervals that several metrics share.
+
+A metric that has too few samples is null with its reason, never 0 or NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quintet.core.results import Estimate
+
+Array = NDArray[np.float64]
+
+Z95 = 1.959963984540054
+"""Half-width of a 95 % normal interval in standard errors."""
+
+NEEDED = {
+    "kid": 4, "fd": 10, "c2st": 10, "cas": 20, "precision": 10, "recall": 10, "density": 10, "coverage": 10,
+    "modes": 10, "memorisation": 20, "copies": 20, "bits_per_dim": 2, "sharpness": 4,
+}  # fmt: skip
+"""Smallest number of items on each side with which a metric says anything, by the metric's name before any suffix."""
+
+
+def unavailable(reason: str, n: int | None = None) -> Estimate:
+    """A null result with its reason."""
+    return Estimate(value=None, n=n, protocol=reason)
+
+
+def too_few(metric: str, *counts: int) -> Estimate | None:
+    """The null result "not available (n=...)" where any count is below what `metric` needs, else None."""
+    n, needed = min(counts), NEEDED[metric]
+    return unavailable(f"not available (n={n}, needs {needed})", n) if n < needed else None
+
+
+def normal(
+    value: float,
+    se: float,
+    n: int,
+    protocol: str,
+    floor: float = -math.inf,
+    ceiling: float = math.inf,
+) -> Estimate:
+    """An estimate with a 95 % normal interval, cut at the quantity's range."""
+    return Estimate(
+        value=float(value),
+        low=float(min(max(value - Z95 * se, floor), value)),
+        high=float(max(min(value + Z95 * se, ceiling), value)),
+        n=int(n),
+        protocol=protocol,
+    )
+
+
+def proportion(share: float, n: int, protocol: str) -> Estimate:
+    """A share of n independent items with Wilson's 95 % interval.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22, p. 209.
+    """
+    z2 = Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return Estimate(
+        value=float(share),
+        low=float(min(max(centre - half, 0.0), share)),
+        high=float(max(min(centre + half, 1.0), share)),
+        n=int(n),
+        protocol=protocol,
+    )
+
+
+def matrix(x: NDArray[np.generic]) -> Array:
+    """Items as float64 rows (N, d).
+
+    Raises: ValueError for non-finite values.
+    """
+    rows = np.ascontiguousarray(np.asarray(x, dtype=np.float64).reshape(len(x), -1))
+    if not np.isfinite(rows).all():
+        raise ValueError("features hold NaN or infinite values")
+    return rows
+
+
+def pair(x: NDArray[np.generic], y: NDArray[np.generic]) -> tuple[Array, Array]:
+    """Two sets of items as float64 rows of one width.
+
+    Raises: ValueError for different widths or non-finite values.
+    """
+    a, b = matrix(x), matrix(y)
+    if len(a) and len(b) and a.shape[1] != b.shape[1]:
+        raise ValueError(f"two sets of features have one width, got {a.shape[1]} and {b.shape[1]}")
+    return a, b

@@ -1,0 +1,64 @@
+"""The recipes by name, and the table of config kinds that a stored run may hold."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from quintet.core.config import Config
+from quintet.core.errors import UsageError
+from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
+from quintet.data import codecs
+from quintet.families.autoregressive import model as autoregressive
+from quintet.families.autoregressive import orders, outputs
+from quintet.families.diffusion import model as diffusion
+from quintet.families.diffusion import paths, targets, weighting
+from quintet.families.flow import model as flow
+from quintet.families.flow import splines, transforms
+from quintet.families.gan import losses
+from quintet.families.gan import model as gan
+from quintet.families.vae import likelihoods, priors
+from quintet.families.vae import model as vae
+from quintet.nets import conv, mlp, transformer
+from quintet.recipes import flow_matching, gpt, nsf
+from quintet.recipes import gan as gan_recipe
+from quintet.recipes import vae as vae_recipe
+
+RECIPES: dict[str, Recipe] = {
+    "gan": gan_recipe.RECIPE,
+    "vae": vae_recipe.RECIPE,
+    "nsf": nsf.RECIPE,
+    "flow-matching": flow_matching.RECIPE,
+    "gpt": gpt.RECIPE,
+}
+
+
+def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:
+    """Every concrete config class of the given modules, by its kind."""
+    found: dict[str, type[Config]] = {c.kind: c for c in (OptimizerConfig, TrainConfig, Stage)}
+    for module in modules:
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Config) and "kind" in vars(value):
+                assert found.get(value.kind, value) is value, f"two config classes of kind {value.kind}"
+                found[value.kind] = value
+    return found
+
+
+KINDS: dict[str, type[Config]] = _kinds(
+    (
+        codecs, conv, mlp, transformer,
+        gan, losses, vae, likelihoods, priors, flow, splines, transforms,
+        diffusion, paths, targets, weighting, autoregressive, orders, outputs,
+    )
+)  # fmt: skip
+
+
+def find(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises: UsageError (exit 2) naming the nearest known one.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, 1, cutoff=0.0)
+        raise UsageError("recipe.unknown", name=name, hint=near[0], known=", ".join(RECIPES))
+    return RECIPES[name]

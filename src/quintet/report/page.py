@@ -1,0 +1,697 @@
+"""Page: everything of a comparison folder gathered and written as report.html.
+
+One file: pictures, charts, style and script are inside, and a content policy forbids the rest. It may be written while cells
+are still missing; the same folder gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from quintet.core.results import Advice, Compare, Estimate, RecipeResult, SeedResult
+from quintet.report import charts, table
+from quintet.report.artefacts import Arrays, Log, arrays, inside, training_log
+from quintet.report.pictures import COLOURS, Range, Window, by_class, colour, grid, lattice_side, mesh, scatter
+from quintet.report.words import catalogue, known, pair, say
+
+ALARM = 0.6
+"""Memorisation index from which on an interval above 0.5 raises the copy alarm."""
+
+_CLASSES = 12  # more columns than this and a grid is drawn in order instead
+_STRIP_FRAMES = 9
+_NEIGHBOURS = 10
+_UNITS = {
+    "s": "seconds", "seconds": "seconds", "m": "minutes", "h": "hours", "steps": "steps", "examples": "examples", "flop": "flop",
+}  # fmt: skip
+_HOSTS = {"host", "hostname", "node", "user", "username"}  # never shown: the page is for others
+
+
+def write_report(folder: Path) -> Path:
+    """Write `<folder>/report.html` from `<folder>/compare.json` and the cell folders it names.
+
+    The file is replaced in one step: a reader sees the old page or the new one.
+
+    Returns: the page's path.
+    Raises: pydantic.ValidationError if compare.json does not follow the schema; OSError if the folder cannot be read or written.
+    """
+    folder = Path(folder)
+    compare = Compare.model_validate_json((folder / "compare.json").read_bytes())
+    page = render(compare, folder).encode("utf-8")
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".report-", suffix=".html")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, folder / "report.html")
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return folder / "report.html"
+
+
+def render(compare: Compare, folder: Path) -> str:
+    """The page as text."""
+    compare = _without_places(compare, folder)
+    environment = Environment(
+        loader=PackageLoader("quintet.report", "html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(say=say, known=known, pair=pair, colour=colour)
+    source = resources.files("quintet.report") / "html"
+    style = (source / "style.css").read_text(encoding="utf-8")
+    script = (source / "script.js").read_text(encoding="utf-8").strip()
+    return environment.get_template("report.html.jinja").render(
+        style=Markup(style),  # noqa: S704 - our own files
+        script=Markup(script),  # noqa: S704
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        colours=COLOURS,
+        embedded=_embedded(compare),
+        page=_Page(compare, folder),
+    )
+
+
+def _without_places(compare: Compare, folder: Path) -> Compare:
+    """The comparison without absolute paths of this machine or its name: the page will be shown to others."""
+    places = {str(folder.resolve()): ".", str(folder.absolute()): ".", str(Path.home()): "~"}
+    places = {place: short for place, short in places.items() if len(place) > 1}
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            for place, short in places.items():
+                value = value.replace(place, short)
+            return value
+        if isinstance(value, Mapping):
+            return {clean(k): clean(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        return value
+
+    plain = clean(compare.model_dump(mode="json", by_alias=True))
+    plain["machine"] = {k: v for k, v in plain["machine"].items() if k.lower() not in _HOSTS}
+    return Compare.model_validate(plain)
+
+
+def _embedded(compare: Compare) -> Markup:
+    """compare.json for a <script> element: no character in it can end the element."""
+    text = json.dumps(compare.model_dump(mode="json", by_alias=True), ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - escaped for where it stands
+
+
+def amount(text: object) -> Markup:
+    """A budget as the command line writes it ("60s", "5000steps"), in words."""
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]+)\s*", str(text))
+    if match is None or match[2] not in _UNITS:
+        return Markup("{}").format(text)
+    number = float(match[1])
+    return say(f"unit.{_UNITS[match[2]]}", n=f"{number:,.10g}" if number < 1e7 else f"{number:.3g}")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its head: a family's samples, or the real data.
+
+    Attributes:
+        image: data address, "" where there is none; then `absent` says why.
+        heads: the classes over the columns.
+    """
+
+    name: str
+    family: str
+    note: Markup | str
+    image: str = ""
+    absent: Markup | str = ""
+    heads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        kind: "floor", "baseline", "recipe".
+        state: "" or why there are no values: "failed", "diverged", "skipped", "waiting".
+    """
+
+    kind: str
+    name: Markup | str
+    note: Markup | str
+    family: str
+    cells: tuple[table.Cell, ...]
+    state: str = ""
+    reason: str = ""
+    stability: tuple[Markup, ...] = ()
+
+
+@dataclass(frozen=True)
+class Strip:
+    """How one model generates: frames side by side with their captions."""
+
+    name: str
+    family: str
+    kind: str
+    frames: tuple[tuple[str, str], ...]  # (data address, caption)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Samples and their nearest training examples.
+
+    Attributes:
+        alarm: True, False, or None where it was not measured.
+        ratios: distance to training over distance to held-out, for each pair shown; where no pair can be shown, the medians
+            of both distances and their ratio.
+    """
+
+    name: Markup | str
+    family: str
+    alarm: bool | None
+    index: str
+    samples: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    ratios: tuple[str, ...] = ()
+    bootstrap: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training curves of one recipe."""
+
+    name: str
+    family: str
+    chart: Markup | None
+    players: tuple[str, ...]
+    events: tuple[Markup, ...]
+
+
+class _Page:
+    """What the template asks for, one method or attribute a section."""
+
+    def __init__(self, compare: Compare, folder: Path) -> None:
+        self.compare, self.folder = compare, folder
+        self.forms = table.forms(compare)
+        self.shape: tuple[int, ...] = tuple(int(k) for k in compare.data.get("shape", ()))
+        self.is_image = len(self.shape) == 3
+        self.real = arrays(folder, "real.npz", "x")
+        levels = compare.data.get("levels")
+        shown = [] if self.real is None else [self.real["x"]]
+        self.range = Range.of(int(levels) if levels else None, *shown)
+        self.window = None if self.is_image or self.real is None else Window.of(self.real["x"])
+        self.classes = self._classes()
+
+    # -- 1. headline
+
+    @property
+    def title(self) -> str:
+        return str(self.compare.data.get("name") or self.compare.name)
+
+    @property
+    def failed(self) -> list[RecipeResult]:
+        return [r for r in self.compare.recipes if r.status in ("failed", "diverged") and not table.done(r)]
+
+    def state(self, recipe: RecipeResult) -> str:
+        """ "" for a recipe with a finished seed, else why there is none."""
+        if table.done(recipe):
+            return ""
+        if not recipe.seeds and not recipe.reason and recipe.status in ("done", "skipped"):
+            return "waiting"
+        return recipe.status if recipe.status != "done" else "failed"
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Cells that ended, and all that were asked for (as many as the recipe with most seeds, or the budget says)."""
+        seeds = self.compare.budget.get("seeds")
+        wanted = len(seeds) if isinstance(seeds, list) else int(seeds) if isinstance(seeds, int) else 0
+        wanted = max([wanted, *(len(r.seeds) for r in self.compare.recipes)], default=0)
+        ended = sum(len(r.seeds) for r in self.compare.recipes)
+        skipped = sum(
+            self.state(r) == "skipped" or (not r.seeds and r.status == "failed") for r in self.compare.recipes
+        )
+        return ended, wanted * (len(self.compare.recipes) - skipped)
+
+    @property
+    def facts(self) -> list[tuple[Markup, list[Markup | str]]]:
+        """Data, budget, seeds, models: the four lines under the title."""
+        data, splits = self.compare.data, self.compare.data.get("splits", {})
+        n = f"{splits.get('train', 0):,}"
+        levels = data.get("levels")
+        what: list[Markup | str] = []
+        if self.is_image:
+            channels, height, width = self.shape
+            what.append(
+                say("head.images", n=n, size=f"{width} × {height}" + (f" × {channels}" if channels > 1 else ""))
+            )
+            if levels:
+                what.append(say("head.levels" if channels == 1 else "head.channel_levels", levels=levels))
+        elif len(self.shape) == 1:
+            what.append(say("head.vectors", n=n, dims=self.shape[0]))
+        else:
+            what.append(say("head.examples", n=n))
+        if self.classes:
+            what.append(say("head.classes", n=len(self.classes)))
+        budget = self.compare.budget
+        cell = budget.get("cell") or budget.get("text") or f"{budget.get('amount', '')}{budget.get('unit', '')}"
+        money: list[Markup | str] = [say("head.each", amount=amount(cell))]
+        if budget.get("within"):
+            money.append(say("head.within", amount=amount(budget["within"])))
+        counts = sorted({len(r.seeds) for r in self.compare.recipes if r.seeds}) or [0]
+        seeds = say("head.seeds_each", n=counts[0])
+        if len(counts) > 1:
+            seeds = say("head.seeds_uneven", low=counts[0], high=counts[-1])
+        done = sum(bool(table.done(r)) for r in self.compare.recipes)
+        models = say("head.done" if self.failed else "head.done_all", done=done, failed=len(self.failed))
+        return [
+            (say("head.data"), what), (say("head.budget"), money), (say("head.seeds"), [seeds]), (say("head.models"), [models]),
+        ]  # fmt: skip
+
+    @property
+    def headline(self) -> list[Advice]:
+        """The first pieces of advice which have a verdict."""
+        found = [a for a in self.compare.advice if a.verdict != "no evidence"]
+        return [a for a in found if a.need == "overall"][:1] + [a for a in found if a.need != "overall"][:3]
+
+    @staticmethod
+    def verdict(text: str) -> Markup:
+        """A verdict in both languages."""
+        short = {"too close to call": "close", "no evidence": "none", "not tested here": "untested"}
+        return say(f"verdict.{short.get(text, text)}")
+
+    # -- 2. pictures
+
+    def _classes(self) -> tuple[str, ...]:
+        """The names of the first condition's classes."""
+        names = self.compare.data.get("label_names") or {}
+        first = next(iter(names.values()), ()) if isinstance(names, Mapping) else names
+        return tuple(str(name) for name in first)
+
+    @property
+    def pictures_lead(self) -> Markup:
+        if self.is_image:
+            return say("pictures.lead_classes" if self._ordered else "pictures.lead_images")
+        flat = len(self.shape) == 1 and self.shape[0] <= 2
+        return say("pictures.lead_points" if flat else "pictures.lead_projected", n=self._shown_points)
+
+    @property
+    def _ordered(self) -> bool:
+        return 1 < len(self.classes) <= _CLASSES
+
+    @property
+    def _shown_points(self) -> int:
+        return 1000 if self.real is None else min(1000, len(self.real["x"]))
+
+    def _layout(self) -> tuple[int, int]:
+        """Columns and rows of a grid of images."""
+        columns = len(self.classes) if self._ordered else 10
+        if self.is_image and self.shape[2] > 64:
+            columns = columns if self._ordered else max(4, 640 // self.shape[2])
+        return columns, max(2, min(10, columns) if self._ordered else columns)
+
+    def _picture(self, found: Arrays, hex_colour: str) -> tuple[str, tuple[str, ...]]:
+        """Samples as one picture, and the heads of its columns."""
+        x = found["x"]
+        if not self.is_image:
+            window = self.window or Window.of(x)
+            under = None if self.real is None or self.real is found else self.real["x"][: self._shown_points]
+            return scatter(x[: self._shown_points], window, hex_colour, under=under), ()
+        columns, rows = self._layout()
+        if self._ordered and "label" in found:
+            order = by_class(found["label"], columns, rows)
+            if order is not None:
+                return grid(self.range.pixels(x[order]), columns), self.classes
+        return grid(self.range.pixels(x[: columns * rows]), columns), ()
+
+    @property
+    def panels(self) -> list[Panel]:
+        """Real data, then each recipe."""
+        found = []
+        if self.real is not None:
+            image, heads = self._picture(self.real, COLOURS["real"])
+            found.append(Panel("", "real", say("pictures.held_out"), image, heads=heads))
+        for recipe in self.compare.recipes:
+            found.append(self._panel(recipe))
+        return found
+
+    def _panel(self, recipe: RecipeResult) -> Panel:
+        state = self.state(recipe)
+        if state == "waiting":
+            return Panel(recipe.name, recipe.family, "", absent=say("pictures.waiting"))
+        if state:
+            reason = self.reason(recipe) or say("table.no_reason")
+            return Panel(recipe.name, recipe.family, known("status", state), absent=say("pictures.none", reason=reason))
+        for seed in table.done(recipe):
+            samples = arrays(inside(self.folder, seed.run), "samples.npz", "x")
+            if samples is not None and self._fits(samples["x"]):
+                image, heads = self._picture(samples, colour(recipe.family))
+                return Panel(recipe.name, recipe.family, say("pictures.seed", seed=seed.seed), image, heads=heads)
+        absent = say("pictures.none", reason=say("pictures.missing"))
+        return Panel(recipe.name, recipe.family, "", absent=absent)
+
+    @property
+    def baseline_panels(self) -> list[Panel]:
+        found = []
+        for b in self.compare.baselines:
+            samples = arrays(inside(self.folder, b.run), "samples.npz", "x")
+            if samples is not None and self._fits(samples["x"]):
+                image, heads = self._picture(samples, COLOURS["real"])
+                found.append(Panel(b.name, "baseline", say(f"baseline.{b.name}_note"), image, heads=heads))
+        return found
+
+    def _fits(self, x: NDArray[Any]) -> bool:
+        return x.shape[1:] == self.shape
+
+    @staticmethod
+    def reason(recipe: RecipeResult) -> str:
+        """Why a recipe has no result: its own reason, else the first seed's."""
+        return recipe.reason or next((s.reason for s in recipe.seeds if s.reason), "")
+
+    # -- 3. table
+
+    @property
+    def quality_columns(self) -> list[table.Column]:
+        return self._columns(table.QUALITY)
+
+    @property
+    def diversity_columns(self) -> list[table.Column]:
+        return self._columns(table.DIVERSITY)
+
+    @property
+    def cost_columns(self) -> list[table.Column]:
+        return self._columns(table.COSTS)
+
+    @property
+    def more_columns(self) -> list[table.Column]:
+        return self._columns(sorted(set(self.forms) - {*table.QUALITY, *table.DIVERSITY, *table.COSTS}))
+
+    def _columns(self, keys: Sequence[str]) -> list[table.Column]:
+        """Those of the columns which some recipe has a value for."""
+        return [self.forms[key] for key in keys if key in self.forms and table.absent(self.compare, key) is None]
+
+    @property
+    def absent_columns(self) -> list[tuple[str, str]]:
+        """Metrics that no recipe has, and why."""
+        return [
+            (m, reason) for m in table.metrics_of(self.compare) if (reason := table.absent(self.compare, m)) is not None
+        ]
+
+    def rows(self, columns: Sequence[table.Column]) -> list[Row]:
+        """Floor, baselines, recipes."""
+        keys = {c.key for c in columns}
+        marked = {
+            c.key: table.best(self.compare.recipes, c.key, c.better, self.compare.floor.get(c.key))
+            for c in columns
+            if c.key not in table.COSTS
+        }
+        found = []
+        if keys & set(self.compare.floor):
+            cells = tuple(table.metric_cell(c, self.compare.floor.get(c.key)) for c in columns)
+            found.append(Row("floor", say("baseline.floor"), say("baseline.floor_note"), "real", cells))
+        for b in self.compare.baselines:
+            if keys & set(b.metrics):
+                cells = tuple(table.metric_cell(c, b.metrics.get(c.key)) for c in columns)
+                name, note = say(f"baseline.{b.name}"), say(f"baseline.{b.name}_note")
+                found.append(Row("baseline", name, note, "baseline", cells))
+        for recipe in self.compare.recipes:
+            cells = tuple(self._recipe_cell(c, recipe, marked.get(c.key)) for c in columns)
+            note, state = known("family", recipe.family), self.state(recipe)
+            found.append(
+                Row("recipe", recipe.name, note, recipe.family, cells, state, self.reason(recipe), self._events(recipe))
+            )
+        return found
+
+    def _recipe_cell(self, form: table.Column, recipe: RecipeResult, marked: tuple[str, str] | None) -> table.Cell:
+        if form.key in table.COSTS:
+            return table.cost_cell(form, recipe)
+        best = marked[1] if marked is not None and marked[0] == recipe.name else ""
+        return table.metric_cell(form, table.estimate(recipe, form.key), recipe, best)
+
+    def likelihood_sign(self, recipe: str) -> str:
+        """What stands before bits per dimension: "≤" for a bound, "≈" for an estimate."""
+        kinds = {r.name: r.likelihood for r in self.compare.recipes}
+        return {"bound": "≤", "estimate": "≈"}.get(kinds.get(recipe, ""), "")
+
+    @staticmethod
+    def _events(recipe: RecipeResult) -> tuple[Markup, ...]:
+        """What went wrong in training, in words; "no event" where nothing did."""
+        counts = {
+            "diverged": sum(s.stability.diverged or s.status == "diverged" for s in recipe.seeds),
+            "collapsed": sum(s.stability.collapsed for s in recipe.seeds),
+            "failed": sum(s.status == "failed" for s in recipe.seeds),
+            "skipped": sum(s.stability.skipped_steps for s in recipe.seeds),
+        }
+        found = [say(f"stability.{key}", n=n) for key, n in counts.items() if n]
+        return tuple(found) or (say("stability.clean"),)
+
+    @staticmethod
+    def clean_seeds(name: str, recipes: Sequence[RecipeResult]) -> tuple[int, int]:
+        """Seeds that finished without divergence or collapse, and all."""
+        recipe = next(r for r in recipes if r.name == name)
+        good = [s for s in table.done(recipe) if not (s.stability.diverged or s.stability.collapsed)]
+        return len(good), len(recipe.seeds)
+
+    # -- 4. charts
+
+    @property
+    def sampling_chart(self) -> Markup | None:
+        return charts.quality_against_sampling(self.compare)
+
+    @property
+    def time_chart(self) -> Markup | None:
+        return charts.quality_against_time(self.compare)
+
+    @property
+    def training(self) -> list[Training]:
+        found = []
+        for i, recipe in enumerate(self.compare.recipes):
+            logs: list[tuple[int, Log]] = []
+            for seed in recipe.seeds:
+                place = inside(self.folder, seed.run)
+                if place is not None:
+                    logs.append((seed.seed, training_log(place)))
+            if not logs:
+                continue
+            players = tuple(dict.fromkeys(p for _, log in logs for p in log.losses))
+            events = tuple(
+                say("pictures.seed", seed=seed)
+                + " · "
+                + say("charts.event", seconds=table.significant(e.seconds), text=e.text)
+                for seed, log in logs
+                for e in log.events
+            )
+            chart = charts.training_curves(f"training{i}", recipe.family, logs)
+            found.append(Training(recipe.name, recipe.family, chart, players, events[:6]))
+        return found
+
+    # -- 5. generation
+
+    @property
+    def strips(self) -> list[Strip]:
+        found = []
+        for recipe in self.compare.recipes:
+            for seed in table.done(recipe):
+                trace = arrays(inside(self.folder, seed.run), "trace.npz", "frames", "at", "kind")
+                if trace is not None and trace["frames"].shape[2:] == self.shape:
+                    found.append(self._strip(recipe, trace))
+                    break
+        return found
+
+    def _strip(self, recipe: RecipeResult, trace: Arrays) -> Strip:
+        frames, at = trace["frames"], [str(text) for text in np.atleast_1d(trace["at"])]
+        chosen = np.unique(np.round(np.linspace(0, len(frames) - 1, min(len(frames), _STRIP_FRAMES))).astype(int))
+        side = None if self.is_image else lattice_side(frames)
+        pictures = []
+        for k in chosen:
+            if self.is_image:
+                image = grid(self.range.pixels(frames[k][:2]), 1, width=200, gap=8)
+            else:
+                window = self.window or Window.of(frames[-1])
+                image = (
+                    scatter(frames[k], window, colour(recipe.family), size=240)
+                    if side is None
+                    else mesh(frames[k], side, window, colour(recipe.family), size=240)
+                )
+            pictures.append((image, at[k] if k < len(at) else ""))
+        return Strip(recipe.name, recipe.family, str(trace["kind"]), tuple(pictures))
+
+    # -- 6. copies
+
+    @property
+    def neighbours(self) -> list[Neighbours]:
+        """Each recipe, then the bootstrap: what an alarm looks like."""
+        found = []
+        for recipe in self.compare.recipes:
+            if self.state(recipe) or not table.done(recipe):
+                continue
+            e = table.estimate(recipe, "memorisation")
+            alarm = recipe.stability.get("copy_alarm")
+            place = next(
+                (p for s in table.done(recipe) if (p := inside(self.folder, s.run)) and (p / "nearest.npz").exists()),
+                None,
+            )
+            found.append(self._neighbours(recipe.name, recipe.family, e, place, alarm))
+        b = table.baseline(self.compare, "bootstrap")
+        if b is not None:
+            place = inside(self.folder, b.run)
+            name = say("baseline.bootstrap")
+            found.append(self._neighbours(name, "baseline", b.metrics.get("memorisation"), place, None, bootstrap=True))
+        return found
+
+    def _neighbours(
+        self,
+        name: Markup | str,
+        family: str,
+        e: Estimate | None,
+        place: Path | None,
+        alarm: object,
+        *,
+        bootstrap: bool = False,
+    ) -> Neighbours:
+        if not isinstance(alarm, bool):
+            alarm = None if e is None or e.value is None else e.value >= ALARM and (e.low is None or e.low > 0.5)
+        index = "–" if e is None or e.value is None else self.forms["memorisation"].text(e.value)
+        pairs = arrays(place, "nearest.npz", "sample", "train", "distance")
+        if pairs is None or not self._fits(pairs["sample"]):
+            return Neighbours(name, family, alarm, index, bootstrap=bootstrap)
+        distance = np.asarray(pairs["distance"], np.float64)
+        held = np.asarray(pairs["held_out"], np.float64) if "held_out" in pairs else None
+        if not self.is_image:
+            near = float(np.median(distance))
+            far = float("nan") if held is None else float(np.median(held))
+            medians = tuple(
+                table.significant(v) if np.isfinite(v) else "–" for v in (near, far, near / far if far else np.nan)
+            )
+            return Neighbours(name, family, alarm, index, ratios=medians, bootstrap=bootstrap)
+        shown = range(min(_NEIGHBOURS, len(distance)))
+        samples, train = (self.range.pixels(pairs[key][: len(shown)]) for key in ("sample", "train"))
+        ratios = tuple(f"{distance[i] / held[i]:.2f}" if held is not None and held[i] > 0 else "–" for i in shown)
+        return Neighbours(
+            name, family, alarm, index,
+            tuple(grid(samples[i : i + 1], 1, width=88) for i in shown),
+            tuple(grid(train[i : i + 1], 1, width=88) for i in shown),
+            ratios, bootstrap=bootstrap,
+        )  # fmt: skip
+
+    @property
+    def alarm_rule(self) -> Markup:
+        return say("copies.rule", threshold=ALARM)
+
+    # -- 8. advice
+
+    def evidence(self, entry: Mapping[str, Any]) -> Markup:
+        """One piece of evidence in words: "gpt, C2ST 0.615 [0.594, 0.636]"; a ready sentence where it has one."""
+        if "en" in entry and "zh" in entry:
+            return pair(str(entry["en"]), str(entry["zh"]))
+        parts: list[Markup | str] = []
+        metric = str(entry.get("metric", ""))
+        if "recipe" in entry:
+            parts.append(Markup("<b>{}</b>").format(entry["recipe"]))
+        form = self.forms.get(metric, table.Column(metric, None))
+        if metric:
+            parts.append(known("metric", metric))
+        value = entry.get("value")
+        if isinstance(value, int | float):
+            unit = Markup(" {}").format(say("table.thousandth")) if form.scale != 1.0 else ""
+            parts.append(Markup("{}{} <small>{}</small>").format(
+                form.text(value), unit, form.interval(entry.get("low"), entry.get("high"))
+            ))  # fmt: skip
+        rest = {k: v for k, v in entry.items() if k not in ("metric", "recipe", "value", "low", "high", "n")}
+        parts += [Markup("{} {}").format(k, self.plain(v)) for k, v in rest.items()]
+        return Markup(" ").join(parts)
+
+    # -- 9. protocol
+
+    def plain(self, value: Any) -> Markup:
+        """A free-form value as text: numbers short, pairs in both languages, lists with commas."""
+        if isinstance(value, Mapping):
+            if set(value) == {"en", "zh"}:
+                return pair(str(value["en"]), str(value["zh"]))
+            return Markup("; ").join(
+                Markup("{} {}").format(known("entry", str(k)), self.plain(v)) for k, v in value.items()
+            )
+        if isinstance(value, list | tuple):
+            return Markup(", ").join(self.plain(v) for v in value)
+        if isinstance(value, bool) or value is None:
+            return Markup("{}").format({True: "✓", False: "✗", None: "–"}[value])
+        if isinstance(value, int):
+            return Markup("{}").format(f"{value:,}")
+        if isinstance(value, str):
+            return amount(value)
+        if isinstance(value, float):
+            return Markup("{}").format(table.significant(value, 4))
+        return Markup("{}").format(value)
+
+    def entries(self, found: Mapping[str, Any]) -> list[tuple[Markup, Markup]]:
+        """A free-form dict as (name, value) lines."""
+        return [(known("entry", key), self.plain(value)) for key, value in found.items()]
+
+    @property
+    def data_entries(self) -> list[tuple[Markup, Markup]]:
+        data = dict(self.compare.data)
+        found = []
+        for key in ("name", "kind", "shape", "levels", "splits", "label_names", "fingerprint", "notes"):
+            value = data.pop(key, None)
+            if value in (None, {}, [], ""):
+                continue
+            if key == "splits":
+                text = Markup(" · ").join(
+                    Markup("{} {}").format(known("protocol", k), f"{n:,}") for k, n in value.items()
+                )
+            elif key == "shape":
+                text = Markup(" × ").join(str(k) for k in value)
+            elif key == "fingerprint":
+                text = Markup("<code>{}</code>").format(str(value)[:16])
+            elif key == "notes":
+                text = Markup(" ").join(self.plain(note) for note in value)
+            else:
+                text = self.plain(value)
+            found.append((known("protocol", "labels" if key == "label_names" else key), text))
+        return found + self.entries(data)
+
+    @property
+    def seed_columns(self) -> list[table.Column]:
+        metrics = [m for m in table.metrics_of(self.compare) if table.absent(self.compare, m) is None]
+        return [self.forms[m] for m in (*metrics, *table.COSTS)]
+
+    def seed_cell(self, form: table.Column, seed: SeedResult) -> table.Cell:
+        if form.key in table.COSTS:
+            value = table.cost(seed, form.key)
+            return table.Cell(missing="") if value is None else table.Cell(form.text(value), sort=value)
+        return table.metric_cell(form, seed.metrics.get(form.key))
+
+    @staticmethod
+    def better(form: table.Column) -> Markup | str:
+        """Which way is better, in words."""
+        if form.better is None:
+            return ""
+        if isinstance(form.better, str):
+            return say("table.lower" if form.better == "low" else "table.higher")
+        return say("table.ideal", value=f"{form.better:g}")
+
+    @property
+    def needs(self) -> list[str]:
+        """Every need with advice or a ranking, in the order of the advice."""
+        return list(dict.fromkeys([*(a.need for a in self.compare.advice), *self.compare.ranking]))
+
+    @staticmethod
+    def has_text(key: str) -> bool:
+        return key in catalogue()

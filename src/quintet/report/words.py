@@ -1,0 +1,48 @@
+"""Words: the report's sentences in both languages, as markup that carries the pair and lets the page choose.
+
+The catalogue is texts.toml. It is not the command line's catalogue (core/messages): that one speaks one language at a time.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib import resources
+
+from markupsafe import Markup
+
+LANGUAGES = {"en": "en", "zh": "zh-CN"}
+"""Our language codes and the value of the `lang` attribute."""
+
+
+@cache
+def catalogue() -> dict[str, dict[str, str]]:
+    """ "section.key" -> {"en": ..., "zh": ...}."""
+    text = resources.files(__package__).joinpath("texts.toml").read_text(encoding="utf-8")
+    return {
+        f"{section}.{key}": pair for section, entries in tomllib.loads(text).items() for key, pair in entries.items()
+    }
+
+
+def pair(en: str, zh: str) -> Markup:
+    """Both texts, of which the page shows one; plain strings are escaped, a text equal in both stands once."""
+    if en == zh:
+        return Markup("{}").format(en)
+    return Markup("").join(
+        Markup('<span data-lang="{}" lang="{}">{}</span>').format(code, LANGUAGES[code], text)
+        for code, text in (("en", en), ("zh", zh))
+    )
+
+
+def say(key: str, **fields: object) -> Markup:
+    """The text `key` in both languages, its fields filled in and escaped unless they are markup already.
+
+    Raises: KeyError for an unknown key or a missing field (ours to fix, not the user's).
+    """
+    texts = catalogue()[key]
+    return pair(*(Markup(texts[code]).format(**fields) for code in LANGUAGES))
+
+
+def known(section: str, key: str) -> Markup:
+    """The text `section.key`, or the key itself where the catalogue has none (names that others chose)."""
+    return say(f"{section}.{key}") if f"{section}.{key}" in catalogue() else Markup("{}").format(key)

@@ -1,0 +1,280 @@
+"""GAN oracles: games, discriminators and penalties with a known answer, in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quintet.core.batch import Batch
+from quintet.core.model import Turn
+from quintet.core.rng import Rng
+from quintet.core.spec import DataSpec
+from quintet.families.gan.losses import (
+    LOSSES,
+    Minimax,
+    NonSaturating,
+    Relativistic,
+    cosine,
+    gradient_penalties,
+)
+from quintet.families.gan.model import GAN, GANSampling
+from quintet.train.loop import frozen
+
+F64 = torch.float64
+
+
+class Point(nn.Module):
+    """The Dirac-GAN's generator: every z becomes theta."""
+
+    def __init__(self, theta: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=F64))
+
+    def forward(self, z: Tensor, cond: object) -> Tensor:
+        return self.theta.expand(len(z), 1)
+
+
+class Slope(nn.Module):
+    """The Dirac-GAN's discriminator: D(x) = psi x."""
+
+    def __init__(self, psi: float) -> None:
+        super().__init__()
+        self.psi = nn.Parameter(torch.tensor(psi, dtype=F64))
+
+    def forward(self, x: Tensor, cond: object) -> Tensor:
+        return self.psi * x[:, 0]
+
+
+def make(generator, discriminator, loss, dims=1, latent=1, gamma=0.0):
+    return GAN(
+        DataSpec("vector", (dims,)),
+        generator,
+        discriminator,
+        loss,
+        latent=latent,
+        gamma=gamma,
+        gamma_end=gamma,
+        label_dropout=0.0,
+        augment=0.0,
+        noise=0.0,
+        sampling=GANSampling(),
+    )
+
+
+def update(loss, gamma: float, h: float, alternating: bool):
+    """The Dirac-GAN's update (theta, psi) -> (theta, psi), differentiable, from the loss objects."""
+
+    def step(state: Tensor) -> Tensor:
+        theta, psi = state[0], state[1]
+        x = torch.stack([torch.zeros_like(theta), theta])[:, None]
+        logits = psi * x[:, 0]
+        total = loss.discriminator(logits[:1], logits[1:]) + gamma / 2 * gradient_penalties(logits, x, 1).r1
+        (down,) = torch.autograd.grad(total, psi, create_graph=True)
+        new = psi - h * down
+        judge = new if alternating else psi
+        (down,) = torch.autograd.grad(
+            loss.generator(judge * torch.zeros(1, dtype=F64), (judge * theta)[None]), theta, create_graph=True
+        )
+        return torch.stack([theta - h * down, new])
+
+    return step
+
+
+@pytest.mark.parametrize("loss", [Relativistic(), Minimax(), NonSaturating()], ids=lambda loss: loss.kind)
+@pytest.mark.parametrize("alternating", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 2.0])
+def test_dirac_gan_eigenvalues(loss, alternating, gamma):
+    """Mescheder et al. 2018, lemma 2.3 and 2.4 and section 4: all three losses have slope 1/2 at the equilibrium."""
+    h = 0.2
+    zero = torch.zeros(2, dtype=F64, requires_grad=True)
+    jacobian = torch.autograd.functional.jacobian(update(loss, gamma, h, alternating), zero)
+    found = np.sort_complex(np.linalg.eigvals(jacobian.numpy()))
+    if alternating:
+        trace, det = 2 - h * gamma - h * h / 4, 1 - h * gamma
+    else:
+        trace, det = 2 - h * gamma, 1 - h * gamma + h * h / 4
+    root = np.emath.sqrt(trace**2 / 4 - det)
+    expected = np.sort_complex(np.array([trace / 2 - root, trace / 2 + root], dtype=complex))
+    np.testing.assert_allclose(found, expected, atol=1e-7)  # a double root loses half the digits
+    largest = abs(found).max()
+    if gamma:
+        assert largest < 1
+    elif alternating:
+        assert largest == pytest.approx(1, abs=1e-12)
+    else:
+        assert largest == pytest.approx(math.sqrt(1 + h * h / 4), abs=1e-12)
+        assert largest > 1
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_dirac_gan_simulation_has_the_predicted_rate(gamma):
+    """The model's own losses in the loop's order of turns, by gradient descent; R1 + R2 double gamma."""
+    h, steps = 0.1, 400
+    model = make(Point(1e-3), Slope(5e-4), Relativistic(), gamma=gamma)
+    players = model.players()
+    real = torch.zeros(4, 1, dtype=F64)
+    radii = []
+    for step in range(steps):
+        turn = Turn(step, 0.0, Batch(real, torch.arange(4)), Rng(0, "train", step))
+        turn = Turn(step, 0.0, turn.batch, turn.rng, model.shared(turn))
+        for player, other in (players, players[::-1]):
+            with frozen(list(other.module.parameters())):
+                player.loss(turn).total.backward()
+            for p in player.module.parameters():
+                p.data -= h * p.grad
+                p.grad = None
+        radii.append(math.hypot(model.generator.theta.item(), model.discriminator.psi.item()))
+    measured = (np.mean(radii[-100:]) / np.mean(radii[:100])) ** (1 / (steps - 100))
+    assert measured == pytest.approx(math.sqrt(1 - 2 * h * gamma), abs=2e-3)
+
+
+def test_optimal_discriminator_and_jensen_shannon():
+    """A table fitted to the 2014 loss is log p/q, and the loss then says the Jensen-Shannon divergence."""
+    generator = np.random.default_rng()
+    p, q = (generator.integers(5, 50, 12) for _ in range(2))
+    total = 12 * 60
+    p, q = (np.append(c, total - c.sum()) for c in (p, q))
+    rows_p, rows_q = (torch.from_numpy(np.repeat(np.arange(13), c)) for c in (p, q))
+    table = torch.zeros(13, dtype=F64, requires_grad=True)
+    loss = Minimax()
+    optimizer = torch.optim.LBFGS([table], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss.discriminator(table[rows_p], table[rows_q])
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    p, q = p / total, q / total
+    np.testing.assert_allclose(table.detach().numpy(), np.log(p / q), atol=1e-5)
+    m = (p + q) / 2
+    js = (p @ np.log(p / m) + q @ np.log(q / m)) / 2
+    assert float(closure().detach()) == pytest.approx(2 * math.log(2) - 2 * js, abs=1e-9)
+
+
+def test_penalty_of_linear_and_quadratic_discriminators():
+    w = torch.randn(5, dtype=F64)
+    matrix = torch.randn(5, 5, dtype=F64)
+    matrix = matrix + matrix.T
+    x = torch.randn(7, 5, dtype=F64, requires_grad=True)
+    linear = gradient_penalties(x @ w, x, 3)
+    assert torch.allclose(linear.r1, w.square().sum())
+    assert torch.allclose(linear.r2, w.square().sum())
+    quadratic = gradient_penalties(((x @ matrix) * x).sum(1) / 2, x, 3)
+    slopes = (x @ matrix).square().sum(1)
+    assert torch.allclose(quadratic.r1, slopes[:3].mean())
+    assert torch.allclose(quadratic.r2, slopes[3:].mean())
+
+
+def test_penalty_gradient_is_right():
+    """d/dw of the penalty of tanh features, against finite differences."""
+    x = torch.randn(6, 3, dtype=F64)
+
+    def penalty(w: Tensor, v: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        found = gradient_penalties(torch.tanh(leaf @ w) @ v, leaf, 2)
+        return found.r1 + 3 * found.r2
+
+    args = (torch.randn(3, 4, dtype=F64, requires_grad=True), torch.randn(4, dtype=F64, requires_grad=True))
+    assert torch.autograd.gradcheck(penalty, args)
+
+
+@pytest.mark.parametrize("reals", [0, 4])
+def test_penalty_needs_both_halves(reals):
+    x = torch.randn(4, 2, requires_grad=True)
+    with pytest.raises(ValueError, match="both halves"):
+        gradient_penalties(x.sum(1), x, reals)
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_only_differences_of_logits_matter_where_they_should(kind):
+    loss = LOSSES[kind]()
+    real, fake = torch.randn(2, 9, dtype=F64)
+    by_shift = [float(abs(f(real + 2.5, fake + 2.5) - f(real, fake))) for f in (loss.discriminator, loss.generator)]
+    if kind == "relativistic":
+        assert max(by_shift) < 1e-12
+    elif kind == "wasserstein":
+        assert by_shift[0] < 1e-12
+    else:
+        assert min(by_shift) > 1e-3
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSES))
+def test_each_player_gains_by_the_right_side(kind):
+    """The discriminator's loss falls when reals score higher, the generator's when fakes do."""
+    loss = LOSSES[kind]()
+    real, fake = (torch.randn(2, 16, dtype=F64) * 0.3).requires_grad_().unbind()
+    up_real, up_fake = torch.autograd.grad(loss.discriminator(real, fake), (real, fake))
+    assert (up_real < 0).all()
+    assert (up_fake > 0).all()
+    (up_fake,) = torch.autograd.grad(loss.generator(real, fake), fake)
+    assert (up_fake < 0).all()
+
+
+def test_relativistic_is_the_textbook_formula():
+    real, fake = torch.randn(2, 8, dtype=F64)
+    expected = -torch.log(torch.sigmoid(real - fake)).mean()
+    assert torch.allclose(Relativistic().discriminator(real, fake), expected)
+    assert torch.allclose(Relativistic().generator(fake, real), expected)
+
+
+class Quadratic(nn.Module):
+    """D(x) = x^T A x + b^T x."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.zeros(dims, dims, dtype=F64))
+        self.b = nn.Parameter(torch.zeros(dims, dtype=F64))
+
+    def forward(self, x: Tensor, cond: object) -> Tensor:
+        return ((x @ self.a) * x).sum(1) + x @ self.b
+
+
+class Affine(nn.Module):
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.eye(dims, dtype=F64))
+        self.c = nn.Parameter(torch.zeros(dims, dtype=F64))
+
+    def forward(self, z: Tensor, cond: object) -> Tensor:
+        return z @ self.w.T + self.c
+
+
+def whitened(n: int, dims: int) -> Tensor:
+    """Rows whose mean is 0 and whose covariance is exactly the identity."""
+    x = torch.randn(n, dims, dtype=F64)
+    x = x - x.mean(0)
+    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / n)).T
+
+
+def test_linear_generator_and_quadratic_discriminator_recover_mean_and_covariance():
+    """The game has its fixed point where first and second moments agree; the penalties make it attractive."""
+    n, dims = 512, 2
+    root = torch.tensor([[1.5, 0.0], [0.7, 0.6]], dtype=F64)
+    mean = torch.tensor([0.5, -0.3], dtype=F64)
+    real, z = whitened(n, dims) @ root.T + mean, whitened(n, dims)
+    model = make(Affine(dims), Quadratic(dims), Relativistic(), dims, dims, gamma=0.2)
+    d, g = model.discriminator, model.generator
+    model.shared = lambda turn: type("Fakes", (), {"x": g(z, {}), "cond": {}})()
+    for step in range(2500):
+        turn = Turn(step, 0.0, Batch(real, torch.arange(n)), Rng(0, "train", step))
+        turn = Turn(step, 0.0, turn.batch, turn.rng, model.shared(turn))
+        for player in model.players():
+            own = list(player.module.parameters())
+            grads = torch.autograd.grad(player.loss(turn).total, own)
+            for p, grad in zip(own, grads, strict=True):
+                p.data -= 0.1 * grad
+    assert torch.allclose(g.c, mean, atol=2e-3)
+    assert torch.allclose(g.w @ g.w.T, root @ root.T, atol=5e-3)
+    assert d.a.abs().max() < 5e-3
+
+
+def test_cosine_schedule():
+    assert cosine(2.0, 0.2, 0.0) == 2.0
+    assert cosine(2.0, 0.2, 0.5) == pytest.approx(1.1)
+    assert cosine(2.0, 0.2, 1.0) == pytest.approx(0.2)

@@ -1,0 +1,107 @@
+"""The three baseline rows: samples and exact likelihoods."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_digits
+
+from quintet.core.rng import Rng
+from quintet.core.spec import DataSpec
+from quintet.metrics.baselines import Bootstrap, Histograms, Mixture, baselines
+
+SPEC = DataSpec("image", (1, 8, 8), 17, {"label": 10})
+RNG = Rng(5, "test")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    order = np.random.default_rng().permutation(1797)
+    return data.images[order][:, None].astype(np.uint8), data.target[order].astype(np.int64)
+
+
+def test_all_give_raw_samples_with_labels(digits):
+    x, y = digits
+    for model in baselines(SPEC, x[:900], y[:900]):
+        found = model.sample(150, rng=RNG)
+        assert found.x.shape == (150, 1, 8, 8)
+        assert found.x.dtype == np.uint8
+        assert found.x.max() <= 16
+        assert set(found.labels) <= set(range(10))
+        first = model.sample(70, rng=RNG)
+        assert np.array_equal(first.x, found.x[:70])
+        assert np.array_equal(first.labels, found.labels[:70])
+
+
+def test_bootstrap_is_made_of_training_pairs(digits):
+    x, y = digits
+    found = Bootstrap(SPEC, x[:50], y[:50]).sample(200, rng=RNG)
+    pairs = {(a.tobytes(), int(b)) for a, b in zip(x[:50], y[:50], strict=True)}
+    assert {(a.tobytes(), int(b)) for a, b in zip(found.x, found.labels, strict=True)} <= pairs
+    assert Bootstrap(SPEC, x, y).bits(x, rng=RNG).value is None
+
+
+def test_histogram_bits_by_hand():
+    spec = DataSpec("image", (1, 1, 2), 3)
+    train = np.array([[0, 2], [0, 2], [1, 2]]).reshape(3, 1, 1, 2)
+    test = np.array([[0, 2], [2, 0]]).reshape(2, 1, 1, 2)
+    p = [[3 / 6, 2 / 6, 1 / 6], [1 / 6, 1 / 6, 4 / 6]]
+    nats = [math.log(p[0][0] * p[1][2]), math.log(p[0][2] * p[1][0])]
+    found = Histograms(spec, train).bits(test, rng=RNG)
+    assert found.value == pytest.approx(-np.mean(nats) / 2 / math.log(2))
+    assert found.protocol.startswith("exact")
+
+
+def test_histogram_samples_follow_the_table(digits):
+    x, y = digits
+    model = Histograms(SPEC, x, y)
+    found = model.sample(4000, rng=RNG)
+    three = found.x[found.labels == 3].reshape(-1, 64)
+    for pixel in (18, 27, 43):
+        counts = np.bincount(three[:, pixel], minlength=17)
+        expected = model.tables[3, pixel] * len(three)
+        chi2 = ((counts - expected) ** 2 / expected)[expected > 0].sum()
+        assert chi2 < 16 + 6 * math.sqrt(32)
+
+
+def test_histogram_density_integrates_to_one():
+    x = np.random.default_rng().standard_normal((400, 1)).astype(np.float32)
+    model = Histograms(DataSpec("vector", (1,)), x)
+    reach = float(x.max() - x.min())
+    grid = np.linspace(x.min() - reach, x.max() + reach, 200_001)[:, None]
+    density = model.table[0, model._codes(grid)[:, 0]] / np.diff(model.edges[0])[model._codes(grid)[:, 0]]
+    assert density.mean() * 3 * reach == pytest.approx(1, abs=1e-3)
+    found = model.bits(x, rng=RNG)
+    assert found.value == pytest.approx(0.5 * math.log2(2 * math.pi * math.e), abs=0.25)
+    assert model.bits(np.full((3, 1), 1e6), rng=RNG).value is None
+    assert model.sample(500, rng=RNG).x.std() == pytest.approx(1, abs=0.3)
+
+
+def test_one_component_is_the_gaussian():
+    g = np.random.default_rng()
+    x = g.standard_normal((3000, 3)) @ g.standard_normal((3, 3)) + [1, 2, 3]
+    model = Mixture(DataSpec("vector", (3,)), x, components=1, regularisation=1e-9)
+    truth = -multivariate_normal(x.mean(0), np.cov(x.T)).logpdf(x).mean() / 3 / math.log(2)
+    assert model.bits(x, rng=RNG).value == pytest.approx(truth, abs=1e-3)
+    found = model.sample(20000, rng=RNG).x
+    assert np.allclose(np.cov(found.T), np.cov(x.T), atol=0.08 * np.cov(x.T).max())
+    assert found.mean(0) == pytest.approx([1, 2, 3], abs=0.2)
+
+
+def test_mixture_bits_are_a_bound_above_the_entropy():
+    """Two equally likely values: 1 bit a dimension is the least that any model can reach."""
+    x = np.random.default_rng().integers(0, 2, (500, 4)).astype(np.uint8)
+    found = Mixture(DataSpec("image", (1, 2, 2), 2), x.reshape(-1, 1, 2, 2), components=16).bits(
+        x.reshape(-1, 1, 2, 2), rng=RNG
+    )
+    assert found.protocol.startswith("bound")
+    assert found.value > 1 - 0.05
+
+
+def test_wide_data_take_diagonal_covariances():
+    x = np.random.default_rng().integers(0, 256, (60, 3, 16, 16)).astype(np.uint8)
+    model = Mixture(DataSpec("image", (3, 16, 16), 256), x, components=2)
+    assert "diag" in model.protocol
+    assert model.sample(10, rng=RNG).x.shape == (10, 3, 16, 16)
