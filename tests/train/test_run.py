@@ -100,7 +100,8 @@ def test_a_budget_in_seconds_ends_in_time_with_a_decay(tmp_path: Path) -> None:
     assert scales[-1] < 0.02 * max(scales)
     progress = [fitted.state.plan.progress(step) for step in range(fitted.state.step)]
     assert progress == sorted(progress)
-    assert len(recorder.previews) == 6
+    assert 2 <= len(recorder.previews) <= 6
+    assert recorder.previews[-1] == fitted.state.step
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 19])

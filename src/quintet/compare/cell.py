@@ -40,7 +40,7 @@ from quintet.tasks.density import nats
 from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
 from quintet.train.loop import TrainState
-from quintet.train.run import fit
+from quintet.train.run import fit, warm_up
 
 CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average
 CHOICE_SAMPLES = 512
@@ -120,6 +120,7 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
     """
     torch.set_num_threads(job.threads)
     with locked(job.folder):
+        warm_up()
         wanted = job.config()
         _claim(job.folder, wanted, resume)
         if (job.folder / TRAINING).exists():

@@ -35,6 +35,7 @@ from quintet.core.recipe import Recipe
 from quintet.core.results import Baseline, Compare, Estimate, SeedResult
 from quintet.data.dataset import Dataset
 from quintet.recipes.load import RESULT
+from quintet.train.run import warm_up
 
 COMPARE = "compare.json"
 WITHIN = Budget("seconds", 20 * 60.0)  # when neither a budget nor a time is given
@@ -108,6 +109,7 @@ class Comparison:
         """
         start = executor.run if executor.can_fork() else executor.run_here
         with executor.one_thread(), locked(self.folder), graceful() as stop:
+            warm_up()
             self._claim()
             if not (self.folder / "reference" / "reference.json").exists():
                 listen({"kind": "reference"})

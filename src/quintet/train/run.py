@@ -161,6 +161,15 @@ def fit(
     return Fitted(state, clock.wall)
 
 
+def warm_up() -> None:
+    """Take one step of a model of one number: torch imports parts of itself then, which is no model's training time."""
+    lone = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(lone.parameters(), fused=True)
+    with FlopCounter():
+        lone(torch.zeros(1, 1)).sum().backward()
+        optimizer.step()
+
+
 def calibrate(
     model: Model[Any],
     batches: BatchSource,
@@ -250,6 +259,7 @@ class _Run:
     ledger: Ledger
     reserve_s: float
     skips: deque[int] = field(default_factory=lambda: deque(maxlen=SKIP_LIMIT))
+    began: tuple[int, float] = (0, 0.0)  # step and seconds at which this process began to train
 
     def go(self, checkpoint_s: float, checkpoint_steps: int | None) -> None:
         state, watcher = self.state, self.watcher
@@ -257,6 +267,7 @@ class _Run:
         moments = [share for share in PREVIEWS if share > self.share()]
         self.clock.start()
         saved_at, last = self.clock.read(), state.step
+        self.began = (last, saved_at)
         for step in steps(self.model, self.batches, state, self.config, self.seed):
             fault("train.step")
             if step.skipped:
@@ -303,7 +314,7 @@ class _Run:
         left = self.available_s() - seconds
         if state.plan.open:
             if left <= max(decay, SHORTEST_END) * self.available_s():
-                rate = state.step / max(seconds, 1e-9)
+                rate = (state.step - self.began[0]) / max(seconds - self.began[1], 1e-9)
                 plan = state.plan.with_end(state.step, state.step + max(1, int(left * rate)), decay=decay > 0)
                 self.watcher.plan(plan)
                 state.plan = plan
