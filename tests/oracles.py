@@ -63,7 +63,9 @@ class TinyDuel(Model[NoSampling]):
 class VectorBatches:
     """Fresh normal vectors as batches, a function of (seed, step)."""
 
-    def __init__(self, dims: int = 3, batch: int = 16, seed: int = 0, first: int = 0, poison: int | None = None) -> None:
+    def __init__(
+        self, dims: int = 3, batch: int = 16, seed: int = 0, first: int = 0, poison: int | None = None
+    ) -> None:
         self.dims, self.batch, self.seed, self.first, self.poison = dims, batch, seed, first, poison
 
     def __getitem__(self, step: int) -> Batch:

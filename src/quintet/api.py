@@ -71,7 +71,7 @@ def plan_compare(
     out: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
-    set: Sequence[str] = (),  # noqa: A002 - the command line's word
+    set: Sequence[str] = (),
 ) -> comparison.Comparison:
     """Settle what `compare` would do, without doing it; see there."""
     dataset = open_dataset(data)
@@ -100,7 +100,7 @@ def compare(
     out: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
-    set: Sequence[str] = (),  # noqa: A002
+    set: Sequence[str] = (),
     listen: Listener = quiet,
 ) -> Comparison:
     """Train a recipe of every family for the same budget, judge them, and write the report.
@@ -140,7 +140,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    set: Sequence[str] = (),  # noqa: A002
+    set: Sequence[str] = (),
     listen: Listener = quiet,
 ) -> Trained:
     """Train one model.
@@ -171,7 +171,7 @@ def train_job(
     out: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
-    set: Sequence[str] = (),  # noqa: A002
+    set: Sequence[str] = (),
 ) -> CellJob:
     """Settle what `train` would do; see there."""
     chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
@@ -250,7 +250,7 @@ def demo(out: str | Path = "runs/demo", *, budget: str = "12s", seeds: int = 2, 
 
 
 def pick_device(device: str) -> str:
-    """"auto" to what there is.
+    """ "auto" to what there is.
 
     Raises: UsageError for an unknown device, or a GPU that is not there.
     """

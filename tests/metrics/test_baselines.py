@@ -18,7 +18,7 @@ RNG = Rng(5, "test")
 @pytest.fixture(scope="module")
 def digits():
     data = load_digits()
-    order = np.random.default_rng().permutation(1797)
+    order = np.random.default_rng(26).permutation(1797)
     return data.images[order][:, None].astype(np.uint8), data.target[order].astype(np.int64)
 
 
@@ -67,7 +67,7 @@ def test_histogram_samples_follow_the_table(digits):
 
 
 def test_histogram_density_integrates_to_one():
-    x = np.random.default_rng().standard_normal((400, 1)).astype(np.float32)
+    x = np.random.default_rng(27).standard_normal((400, 1)).astype(np.float32)
     model = Histograms(DataSpec("vector", (1,)), x)
     reach = float(x.max() - x.min())
     grid = np.linspace(x.min() - reach, x.max() + reach, 200_001)[:, None]
@@ -80,7 +80,7 @@ def test_histogram_density_integrates_to_one():
 
 
 def test_one_component_is_the_gaussian():
-    g = np.random.default_rng()
+    g = np.random.default_rng(28)
     x = g.standard_normal((3000, 3)) @ g.standard_normal((3, 3)) + [1, 2, 3]
     model = Mixture(DataSpec("vector", (3,)), x, components=1, regularisation=1e-9)
     truth = -multivariate_normal(x.mean(0), np.cov(x.T)).logpdf(x).mean() / 3 / math.log(2)
@@ -92,7 +92,7 @@ def test_one_component_is_the_gaussian():
 
 def test_mixture_bits_are_a_bound_above_the_entropy():
     """Two equally likely values: 1 bit a dimension is the least that any model can reach."""
-    x = np.random.default_rng().integers(0, 2, (500, 4)).astype(np.uint8)
+    x = np.random.default_rng(29).integers(0, 2, (500, 4)).astype(np.uint8)
     found = Mixture(DataSpec("image", (1, 2, 2), 2), x.reshape(-1, 1, 2, 2), components=16).bits(
         x.reshape(-1, 1, 2, 2), rng=RNG
     )
@@ -101,7 +101,7 @@ def test_mixture_bits_are_a_bound_above_the_entropy():
 
 
 def test_wide_data_take_diagonal_covariances():
-    x = np.random.default_rng().integers(0, 256, (60, 3, 16, 16)).astype(np.uint8)
+    x = np.random.default_rng(30).integers(0, 256, (60, 3, 16, 16)).astype(np.uint8)
     model = Mixture(DataSpec("image", (3, 16, 16), 256), x, components=2)
     assert "diag" in model.protocol
     assert model.sample(10, rng=RNG).x.shape == (10, 3, 16, 16)

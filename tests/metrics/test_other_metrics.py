@@ -29,7 +29,7 @@ def test_uniform_density_has_log2_levels_bits():
 
 
 def test_interval_over_examples():
-    nats = np.random.default_rng().standard_normal(400) * 5 - 100
+    nats = np.random.default_rng(17).standard_normal(400) * 5 - 100
     found = bits_per_dim(nats, 8, kind="bound")
     bits = -nats / 8 / math.log(2)
     assert found.high - found.value == pytest.approx(1.959964 * bits.std(ddof=1) / 20)
@@ -85,7 +85,7 @@ def test_a_model_through_its_codec():
 
 
 def test_high_power_is_parseval():
-    x = np.random.default_rng().standard_normal((40, 2, 8, 8))
+    x = np.random.default_rng(18).standard_normal((40, 2, 8, 8))
     wave = np.cos(math.pi * np.arange(8))[None, None, None, :].repeat(8, 2)
     assert high_power(wave)[0] == pytest.approx((wave**2).sum())
     slow = np.cos(2 * math.pi * np.arange(8) / 8)[None, None, None, :].repeat(8, 2)
@@ -98,7 +98,7 @@ def test_sharpness_orders_blur_real_noise():
     one, other = x[:800], x[800:]
     real = sharpness(one, other, rng=RNG)
     blurred = sharpness(gaussian_filter(one, (0, 0, 0.6, 0.6)), other, rng=RNG)
-    noisy = sharpness(one + np.random.default_rng().normal(0, 3, one.shape), other, rng=RNG)
+    noisy = sharpness(one + np.random.default_rng(19).normal(0, 3, one.shape), other, rng=RNG)
     assert blurred.high < 0.9 * real.low
     assert noisy.low > 1.1 * real.high
     assert real.value == pytest.approx(1, abs=0.06)
@@ -113,12 +113,12 @@ def test_sharpness_of_vectors_is_null():
 
 def test_cas_of_real_pairs_and_of_wrong_labels():
     data = load_digits()
-    order = np.random.default_rng().permutation(1797)
+    order = np.random.default_rng(20).permutation(1797)
     x, y = data.images[order][:, None], data.target[order]
     real = cas(x[:900], y[:900], x[900:], y[900:])
     assert real.value >= 0.97
     assert real.low < real.value < real.high
-    shuffled = cas(x[:900], np.random.default_rng().permutation(y[:900]), x[900:], y[900:])
+    shuffled = cas(x[:900], np.random.default_rng(21).permutation(y[:900]), x[900:], y[900:])
     assert shuffled.value < 0.3
     assert cas(x[:900], np.zeros(900, int), x[900:], y[900:]).value == pytest.approx((y[900:] == 0).mean())
     assert cas(x[:900], y[:900], x[900:], y[900:], n=300).value < real.value + 1e-9

@@ -1,6 +1,7 @@
 """A plausible comparison folder without any training: real digits passed off as samples, invented numbers.
 
-Used by the report's tests, and by hand: `python tests/report/fake_comparison.py FOLDER [points] [hostile] [whole] [waiting]`.
+Used by the report's tests, and by hand:
+`python tests/report/fake_comparison.py FOLDER [points] [hostile] [whole] [waiting]`.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _log(path: Path, players: tuple[str, ...], seconds: float, rng: np.random.Ge
         line: dict[str, Any] = {"kind": "step", "step": 10 * k, "seconds": seconds * t, "progress": t, "lr": 1e-3}
         for j, player in enumerate(players):
             line[player] = {"total": 1.1 + 2 * (0.6 + 0.3 * j) * float(np.exp(-4 * t)) + 0.08 * rng.normal()}
-        line["grad_norm"] = {player: 1.0 for player in players}
+        line["grad_norm"] = dict.fromkeys(players, 1.0)
         lines.append(line)
     if event:
         text = "gradient not finite, step left out"
@@ -283,9 +284,7 @@ def build(
                 else first
             )
         recipes.append(
-            RecipeResult(
-                name=name, family=family, status="done", seeds=results, summary=summary, likelihood=likelihood
-            )  # fmt: skip
+            RecipeResult(name=name, family=family, status="done", seeds=results, summary=summary, likelihood=likelihood)
         )
 
     baselines = []
@@ -364,7 +363,7 @@ def build(
             Advice(
                 need="speed",
                 recipe="gan",
-                en="For fast sampling take gan: one pass, 6 ms for 1,000 samples, about 100 times faster than flow-matching.",
+                en="For fast sampling take gan: one pass, 6 ms for 1,000 samples, 100 times faster than flow-matching.",
                 zh="追求速度选 gan：一次前向计算即可，生成 1,000 个样本约 6 毫秒，比 flow-matching 快约 100 倍。",
                 verdict="established",
                 evidence=[

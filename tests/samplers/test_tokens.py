@@ -76,7 +76,8 @@ def test_generate_feeds_back_what_it_drew():
 
     out = generate(following, Rng(0, "u").uniform((3, 7)))
     assert out.tolist() == [[0, 1, 2, 3, 4, 0, 1]] * 3
-    assert seen[0] is None and len(seen) == 7
+    assert seen[0] is None
+    assert len(seen) == 7
 
 
 @pytest.mark.parametrize("bad", [{"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import TinyDuel, VectorBatches
 
+from oracles import TinyDuel, VectorBatches
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
 from quintet.core.errors import DivergedError, Interrupted
@@ -75,7 +75,9 @@ def run(folder: Path, budget: str, recorder: Recorder, *, plan: Plan | None = No
 def digest(folder: Path) -> dict[str, str]:
     """SHA-256 of every tensor file of every checkpoint."""
     return {
-        f"{path.parent.name}/{path.name}": json.loads((path.parent / "manifest.json").read_text())["files"][path.name]["sha256"]
+        f"{path.parent.name}/{path.name}": json.loads((path.parent / "manifest.json").read_text())["files"][path.name][
+            "sha256"
+        ]
         for path in sorted(folder.rglob("*.safetensors"))
     }
 

@@ -25,6 +25,7 @@ from quintet.core.recipe import Stage
 from quintet.core.results import Compare, Estimate
 from quintet.core.rng import CHUNK
 from quintet.data.dataset import Dataset
+from quintet.recipes.load import Trained
 from quintet.recipes.registry import RECIPES
 from quintet.tasks.pictures import picture
 
@@ -117,9 +118,7 @@ def train(
     lang: str,
 ) -> None:
     """`quintet train`."""
-    job = api.train_job(
-        recipe, data, budget=budget, seed=seed, out=out, device=device, threads=threads, set=changes
-    )
+    job = api.train_job(recipe, data, budget=budget, seed=seed, out=out, device=device, threads=threads, set=changes)
     said = Console(stderr=True, quiet=quiet or as_json)
     _notes(said, job.dataset, lang)
     cost = _cost(job.recipe.name, job.recipe.family, job.stages(), job.dataset)
@@ -157,8 +156,7 @@ def sample(
     dry_run: bool,
     lang: str,
 ) -> None:
-    """`quintet sample`: a folder gets PNG files (images) and samples.npz; a file name ending in .png, .npz, .npy or .csv
-    gets just that."""
+    """`quintet sample`: a folder gets pictures and samples.npz; a file ending in .png, .npz, .npy or .csv just that."""
     trained = api.load(run, device)
     choices = _choices(extra)
     trained.sampling(choices)  # a wrong field is an error before anything is drawn
@@ -297,10 +295,10 @@ def clock(seconds: float) -> str:
 
 def _notes(said: Console, dataset: Dataset, lang: str) -> None:
     sizes = (len(dataset.train), len(dataset.validation), len(dataset.judge), len(dataset.test))
+    levels = say("cli.levels", lang, n=dataset.spec.levels) if dataset.spec.levels else say("cli.continuous", lang)
     said.print(
-        say("cli.data", lang, name=dataset.name, kind=say(f"kind.{dataset.spec.kind}", lang),
-            shape="×".join(map(str, dataset.spec.shape)), sizes=" / ".join(map(str, sizes)),
-            levels=say("cli.levels", lang, n=dataset.spec.levels) if dataset.spec.levels else say("cli.continuous", lang))
+        say("cli.data", lang, name=dataset.name, kind=say(f"kind.{dataset.spec.kind}", lang), levels=levels,
+            shape="×".join(map(str, dataset.spec.shape)), sizes=" / ".join(map(str, sizes)))
     )  # fmt: skip
     for note in dataset.notes:
         said.print("  " + note[lang])
@@ -345,7 +343,7 @@ def _choices(extra: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _write(x: np.ndarray[Any, Any], trained: api.Trained, target: Path) -> list[Path]:
+def _write(x: np.ndarray[Any, Any], trained: Trained, target: Path) -> list[Path]:
     suffix = target.suffix.lower()
     if suffix in (".png", ".npz", ".npy", ".csv"):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,10 @@ def _guarded(call: Callable[[], Any], lang: str) -> int:
         if os.environ.get("QUINTET_DEBUG"):
             raise
         where = _place(error)
-        print(say("cli.bug", lang, kind=type(error).__name__, why=error, where=where, version=__version__), file=sys.stderr)
+        print(
+            say("cli.bug", lang, kind=type(error).__name__, why=error, where=where, version=__version__),
+            file=sys.stderr,
+        )
         return BUG_EXIT
 
 
@@ -85,7 +88,11 @@ def build(lang: str) -> typer.Typer:
         return say(f"help.{name}", lang)
 
     app = typer.Typer(
-        help=text("app"), no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False
+        help=text("app"),
+        no_args_is_help=True,
+        add_completion=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
     )
     out = typer.Option("--out", "-o", help=text("out"))
     as_json = typer.Option("--json", help=text("json"))
@@ -163,9 +170,7 @@ def build(lang: str) -> typer.Typer:
             recipe, data, budget, seed, out, resume, device, threads, changes or [], quiet, as_json, dry_run, lang
         )
 
-    @app.command(
-        help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-    )
+    @app.command(help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def sample(
         context: typer.Context,
         run: Annotated[str, typer.Argument(help=text("run"))],

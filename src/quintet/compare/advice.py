@@ -85,7 +85,9 @@ def _measured(result: Compare, done: Sequence[RecipeResult], need: str) -> Advic
     en_second, zh_second = show(metric, middle(second, metric))
     bound_en, bound_zh = _kinds(first, second) if need == "likelihood" else ("", "")
     if word == "too close to call":
-        en = f"For {en_need}: {first.name} ({en_first}) and {second.name} ({en_second}) are too close to call{bound_en}."
+        en = (
+            f"For {en_need}: {first.name} ({en_first}) and {second.name} ({en_second}) are too close to call{bound_en}."
+        )
         zh = f"就{zh_need}而言：{first.name}（{zh_first}）与 {second.name}（{zh_second}）难分高下{bound_zh}。"
     else:
         sure_en, sure_zh = {"likely": ("likely", "很可能"), "established": ("established", "已确证")}[word]

@@ -170,9 +170,7 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
         checkpoint.write_atomically(job.folder / TRAINING, json.dumps(done, indent=1).encode())
 
 
-def evaluate_cell(
-    job: CellJob, reference: Reference | None, n: int, limit_s: float, report: Report
-) -> SeedResult:
+def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: float, report: Report) -> SeedResult:
     """Sample, measure, and write what the report shows.
 
     Args:
@@ -191,9 +189,7 @@ def evaluate_cell(
     generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(job.seed, "warm"))
     made = generate(model, codec, n, labels, rng=Rng(job.seed, "evaluate"), limit_s=0.4 * limit_s)
     steps = model.sequential_steps()
-    cost = SamplingCost(
-        seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps), sequential_steps=steps
-    )
+    cost = SamplingCost(seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps), sequential_steps=steps)
     metrics: dict[str, Estimate] = {}
     if reference is not None:
         asked = next(iter(made.labels.values()), None)
@@ -366,7 +362,7 @@ def _complete(line: str) -> bool:
 
 def _write_samples(folder: Path, made: Generated, dataset: Dataset) -> None:
     labels = {name: value.astype(np.int64) for name, value in made.labels.items()}
-    np.savez_compressed(folder / "samples.npz", x=made.x, **labels)
+    np.savez_compressed(folder / "samples.npz", x=made.x, allow_pickle=False, **labels)
     picture(made.x[:CHUNK] if dataset.spec.kind == "image" else made.x, dataset.spec).save(folder / "samples.png")
 
 
@@ -383,7 +379,7 @@ def _write_trace(folder: Path, model: Model[Any], codec: Codec, made: Generated,
 
 
 def _write_nearest(folder: Path, reference: Reference, made: Generated) -> None:
-    np.savez_compressed(folder / "nearest.npz", **nearest_pairs(reference, made.x))
+    np.savez_compressed(folder / "nearest.npz", allow_pickle=False, **nearest_pairs(reference, made.x))
 
 
 def _stability(folder: Path, metrics: Mapping[str, Estimate]) -> Stability:

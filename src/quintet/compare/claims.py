@@ -52,9 +52,7 @@ def claims(result: Compare) -> list[Claim]:
     return found
 
 
-def _pair(
-    better: str, worse: str, metric: str, unit: tuple[str, str], digits: int = 3
-) -> Check:
+def _pair(better: str, worse: str, metric: str, unit: tuple[str, str], digits: int = 3) -> Check:
     """The claim that one family is better than another in one metric."""
 
     def check(result: Compare, families: dict[str, RecipeResult]) -> Finding | None:
@@ -137,7 +135,9 @@ def _sharpness(result: Compare, families: dict[str, RecipeResult], family: str, 
     if family not in families:
         return None
     found = [e for s in families[family].seeds if (e := s.metrics.get("sharpness")) is not None]
-    known = [(e.value, e.low, e.high) for e in found if e.value is not None and e.low is not None and e.high is not None]
+    known = [
+        (e.value, e.low, e.high) for e in found if e.value is not None and e.low is not None and e.high is not None
+    ]
     if not known:
         return None
     soft = all(high < 0.8 for _, _, high in known)
@@ -156,7 +156,9 @@ def _exact(result: Compare, families: dict[str, RecipeResult]) -> Finding | None
     flow = families["flow"]
     value = middle(flow, "bits_per_dim")
     if flow.likelihood != "exact" or value is None:
-        return Finding("contradicted", f"{flow.name} gave no exact likelihood here.", f"{flow.name} 在此没有给出精确似然。")
+        return Finding(
+            "contradicted", f"{flow.name} gave no exact likelihood here.", f"{flow.name} 在此没有给出精确似然。"
+        )
     protocol = next((s.metrics["bits_per_dim"].protocol for s in flow.seeds if "bits_per_dim" in s.metrics), "")
     return Finding(
         "supported",

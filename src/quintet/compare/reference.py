@@ -71,14 +71,14 @@ def write_reference(
         cell = place / name
         cell.mkdir(exist_ok=True)
         extra = {} if drawn.labels is None else {"label": drawn.labels}
-        np.savez_compressed(cell / "samples.npz", x=drawn.x, **extra)
-        np.savez_compressed(cell / "nearest.npz", **nearest_pairs(reference, drawn.x))
+        np.savez_compressed(cell / "samples.npz", x=drawn.x, allow_pickle=False, **extra)
+        np.savez_compressed(cell / "nearest.npz", allow_pickle=False, **nearest_pairs(reference, drawn.x))
         rows.append(Baseline(name=name, metrics=found, run=f"reference/{name}"))
     shown = _part(dataset.test)
     real = {"x": shown.x[:REAL_SHOWN]}
     if shown.labels is not None:
         real["label"] = shown.labels[:REAL_SHOWN]
-    np.savez_compressed(folder / "real.npz", **real)
+    np.savez_compressed(folder / "real.npz", allow_pickle=False, **real)
     known = {
         "schema": 1,
         "floor": {name: e.model_dump() for name, e in floor.items()},

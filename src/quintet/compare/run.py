@@ -31,6 +31,7 @@ from quintet.core.budget import Budget
 from quintet.core.errors import Interrupted, ResourceError, UsageError
 from quintet.core.interrupt import graceful
 from quintet.core.lock import locked
+from quintet.core.messages import LANGUAGES, say
 from quintet.core.recipe import Recipe
 from quintet.core.results import Baseline, Compare, Estimate, SeedResult
 from quintet.data.dataset import Dataset
@@ -133,8 +134,9 @@ class Comparison:
                 if not out.done and out.code != 130:
                     self._failed(job, out)
                 result = self.write(rewrite)
-                listen({"kind": "cell-done", "recipe": job.recipe.name, "seed": job.seed, "ok": out.done,
-                        "reason": {"en": "", "zh": ""} if out.done else {k: out.reason(k) for k in ("en", "zh")}})  # fmt: skip
+                reason = {lang: "" if out.done else out.reason(lang) for lang in LANGUAGES}
+                ended = {"recipe": job.recipe.name, "seed": job.seed, "ok": out.done, "reason": reason}
+                listen({"kind": "cell-done", **ended})
             if stop():
                 raise Interrupted("compare.interrupted", path=self.folder)
             return result
@@ -153,7 +155,12 @@ class Comparison:
             quintet=__version__,
             created=self.created,
             data=describe(self.dataset),
-            budget={"cell": str(self.budget), "unit": self.budget.unit, "amount": self.budget.amount, "seeds": self.seeds},
+            budget={
+                "cell": str(self.budget),
+                "unit": self.budget.unit,
+                "amount": self.budget.amount,
+                "seeds": self.seeds,
+            },
             protocol=self._protocol(known),
             machine=machine(self.threads, self.device),
             floor={name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()},
@@ -201,37 +208,15 @@ class Comparison:
                 raise UsageError("compare.other", path=self.folder, what=what)
 
     def _protocol(self, known: Mapping[str, Any]) -> dict[str, Any]:
+        texts = {
+            key: {lang: say(f"protocol.{key}", lang, n=self.samples) for lang in LANGUAGES}
+            for key in ("samples", "budget", "choices", "tuning", "verdicts")
+        }
         return {
-            "samples": {
-                "en": f"{self.samples} samples a cell at most, the same number for every family, drawn with the "
-                "training labels' shares; distances are taken to the test split.",
-                "zh": f"每个单元最多抽取 {self.samples} 个样本，各家族数量相同，标签比例与训练集一致；所有距离都以测试集为参照。",
-            },
-            "budget": {
-                "en": "Inside the budget: calibration, training, the choice of the averaging width. Apart from it, and "
-                "recorded: previews, checkpoints, evaluation.",
-                "zh": "预算之内：校准、训练、滑动平均宽度的选择。预算之外单独计时：预览、检查点、评测。",
-            },
-            "choices": {
-                "en": "One rule for all: of two averaging widths the one whose samples are nearest to the validation "
-                "split (KID in PCA space) is used. The judge's space takes no part in any choice.",
-                "zh": "所有家族同一规则：在两个滑动平均宽度中，选用样本与验证集距离（PCA 空间的 KID）更近的那个。任何选择都不使用评判网络的特征空间。",
-            },
-            "tuning": {
-                "en": "Tuning trials in this comparison: 0 for every recipe. The recipes' defaults were developed on "
-                "scikit-learn's digits and the toy densities.",
-                "zh": "本次比较中的调参次数：每个方案均为 0。各方案的默认设置是在 scikit-learn 手写数字和二维玩具分布上确定的。",
-            },
-            "left_out": {name: why for name, why in self.unfit.items()},
+            **texts,
+            "left_out": dict(self.unfit),
             "spaces": known.get("spaces", {}),
             "judge": known.get("judge", {}),
-            "verdicts": {
-                "en": "With fewer than six paired seeds a difference is at most 'likely', and only if every seed of A beats "
-                "every seed of B, the sample-level 95 % intervals are disjoint and the gap exceeds the floor's standard "
-                "deviation. 'Established' needs six pairs or more (exact sign-flip test, Holm over families). Anything "
-                "else is 'too close to call'.",
-                "zh": "成对的随机种子少于六个时，差异最多算“很可能”，并且要求 A 的每个种子都优于 B 的每个种子、样本层面的 95% 区间互不重叠、差距大于真实数据对照的标准差。“已确证”至少需要六对（精确符号翻转检验，并对各家族做 Holm 校正）。其余情况一律为“难分高下”。",
-            },
         }
 
 

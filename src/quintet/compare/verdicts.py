@@ -96,7 +96,9 @@ def compare(a: RecipeResult, b: RecipeResult, metric: str, floor: Estimate | Non
     return Verdict("likely" if likely else "too close to call", gap, len(paired), None)
 
 
-def best(recipes: Sequence[RecipeResult], metric: str, floor: Estimate | None = None) -> tuple[RecipeResult, Word] | None:
+def best(
+    recipes: Sequence[RecipeResult], metric: str, floor: Estimate | None = None
+) -> tuple[RecipeResult, Word] | None:
     """The recipe that ranks first and how sure it is that it beats all others; None if none has the metric."""
     order = ranked(recipes, metric)
     if not order:

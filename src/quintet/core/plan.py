@@ -92,7 +92,7 @@ class Plan:
         """Share of the run done before `step`, in [0, 1), non-decreasing."""
         event = self.event(step)
         if event.open:
-            return min(step, event.decay_start) / event.steps
+            return min(step / event.steps, event.decay_start / event.steps, LAST)
         if step >= event.steps:
             return LAST
         done = (step - event.at) / (event.steps - event.at)

@@ -91,14 +91,14 @@ class OptimizerConfig(Config):
 
     kind = "optimizer"
     method: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    lr_end: float = Field(1.0, ge=0, le=1)
+    lr: float = Field(default=1e-3, gt=0)
+    lr_end: float = Field(default=1.0, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.99)
     beta2_end: float | None = None
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     clip: float | None = 1.0
-    matrix_lr: float = Field(0.02, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
+    matrix_lr: float = Field(default=0.02, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -115,10 +115,10 @@ class TrainConfig(Config):
     """
 
     kind = "train"
-    batch: int = Field(256, ge=1)
+    batch: int = Field(default=256, ge=1)
     optimizers: dict[str, OptimizerConfig]
-    warmup: int = Field(50, ge=0)
-    decay: float = Field(0.4, ge=0, le=1)
+    warmup: int = Field(default=50, ge=0)
+    decay: float = Field(default=0.4, ge=0, le=1)
     ema: tuple[float, ...] = (0.05, 0.10)
     augment: str | None = None
 
@@ -140,7 +140,7 @@ class Stage(Config):
     codec: CodecConfig
     model: ModelConfig
     train: TrainConfig
-    share: float = Field(1.0, gt=0, le=1)
+    share: float = Field(default=1.0, gt=0, le=1)
 
 
 @plain_dataclass(frozen=True)

@@ -20,6 +20,7 @@ BETTER: dict[str, float | Literal["low", "high"]] = {
     "kid": "low", "kid_pca": "low", "fd": "low", "fd_pca": "low", "c2st": 0.5, "cas": "high", "precision": "high",
     "recall": "high", "density": "high", "coverage": "high", "modes": "high", "modes_kl": "low", "memorisation": 0.5,
     "bits_per_dim": "low", "sharpness": 1.0, "in_3_sigma": "high",
+    "kid_pixels": "low", "c2st_judge": 0.5, "memorisation_judge": 0.5, "copies": "low",
 }  # fmt: skip
 """Which way is better: "low", "high", or the ideal value."""
 
@@ -132,7 +133,7 @@ class Claim(Strict):
 class Compare(Strict):
     """The whole file."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
     quintet: str
     created: str

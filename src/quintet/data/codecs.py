@@ -310,7 +310,7 @@ class BinsCodecConfig(CodecConfig):
     """See BinsCodec; `spacing` "quantile" puts equally many training values in each bin, "uniform" makes them equal."""
 
     kind = "bins"
-    bins: int = Field(64, ge=2, le=65_536)
+    bins: int = Field(default=64, ge=2, le=65_536)
     spacing: Literal["quantile", "uniform"] = "quantile"
 
     def fit(self, raw: DataSpec, x: Tensor) -> Codec:

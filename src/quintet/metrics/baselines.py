@@ -179,7 +179,7 @@ class Mixture:
         labels: Labels = None,
         *,
         components: int = 10,
-        regularisation: float = 1e-3,
+        regularisation: float = 0.02,
         seed: int = 0,
     ) -> None:
         from sklearn.mixture import GaussianMixture

@@ -28,7 +28,7 @@ from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.metrics.classify import MOST, cas
 from quintet.metrics.coverage import class_metrics, known_modes, mode_metrics
-from quintet.metrics.distances import fd, kid, median_kernels
+from quintet.metrics.distances import fd, kid, real_kernels
 from quintet.metrics.judges import CoordinateSpace, Judge, PCASpace, PixelSpace, Space, make_judge
 from quintet.metrics.neighbours import (
     Copies,
@@ -92,7 +92,7 @@ class Reference:
         judge: Judge | CoordinateSpace,
         spare: NDArray[np.generic] | None = None,
         modes: Modes | None = None,
-        most: int = 2000,
+        most: int = 1000,
         seed: int = 0,
     ) -> None:
         if not len(train.x) or not len(test.x):
@@ -105,8 +105,8 @@ class Reference:
         fit = _thin(self.train, 4 * most).x
         self.pca = PCASpace(fit)
         if spec.kind == "vector":  # see CoordinateSpace: a polynomial sees three moments only
-            self.pca.kernel = median_kernels(self.pca.features(fit))
-            self.pixels.kernel = median_kernels(self.pixels.features(fit))
+            self.pca.kernel = real_kernels(self.pca.features(fit))
+            self.pixels.kernel = real_kernels(self.pixels.features(fit))
         self.test_views = self._views(self.test.x)
         self.train_raw = self.pixels.features(self.train.x)
         self.train_judge = judge.features(self.train.x)
@@ -127,7 +127,7 @@ class Reference:
         judge: Part,
         test: Part,
         modes: Modes | None = None,
-        most: int = 2000,
+        most: int = 1000,
         seed: int = 0,
     ) -> Reference:
         """Train the judge on its split (seconds) and set up the rest; all splits raw."""

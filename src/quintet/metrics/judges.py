@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
-from quintet.metrics.distances import Kernel, Polynomial, median_kernels
+from quintet.metrics.distances import Kernel, Polynomial, real_kernels
 from quintet.metrics.neighbours import nearest
 from quintet.metrics.sizes import Array, matrix
 
@@ -122,7 +122,7 @@ class CoordinateSpace:
         self._rows: Array = (rows - self.mean) / self.scale
         self._labels = labels
         # a polynomial kernel of degree 3 cannot tell a ring of modes from a blob with its first moments
-        self.kernel: Kernel = median_kernels(self._rows)
+        self.kernel: Kernel = real_kernels(self._rows)
 
     def features(self, raw: NDArray[np.generic]) -> Array:
         result: Array = (matrix(raw) - self.mean) / self.scale
@@ -355,17 +355,17 @@ def _fit(net: nn.Module, x: Tensor, targets: Tensor, steps: int, batch: int, rng
 
 
 def _augment(x: Tensor, rng: Rng) -> Tensor:
-    """Turn up to 12 degrees, scale and shear up to 12 %, shift up to 12 %, add noise; (B, C, H, W) in [-1, 1]."""
+    """Turn up to 6 degrees, scale and shear up to 6 %, shift up to 1/16, add noise; (B, C, H, W) in [-1, 1]."""
     u = rng("affine").uniform((len(x), 6)) * 2 - 1
-    angle, (a, b, s) = u[:, 0] * math.radians(12), (0.12 * u[:, 1:4]).unbind(1)
+    angle, (a, b, s) = u[:, 0] * math.radians(6), (0.06 * u[:, 1:4]).unbind(1)
     cos, sin = angle.cos(), angle.sin()
     theta = torch.stack(
         [
-            torch.stack([(1 + a) * cos, -sin + s, 0.25 * u[:, 4]], dim=1),
-            torch.stack([sin, (1 + b) * cos, 0.25 * u[:, 5]], dim=1),
+            torch.stack([(1 + a) * cos, -sin + s, 0.125 * u[:, 4]], dim=1),
+            torch.stack([sin, (1 + b) * cos, 0.125 * u[:, 5]], dim=1),
         ],
         dim=1,
-    )  # (B, 2, 3); a shift of 0.25 is an eighth of the width
+    )  # (B, 2, 3); a shift of 0.125 is a sixteenth of the width
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return moved + 0.1 * rng("noise").normal(tuple(x.shape))

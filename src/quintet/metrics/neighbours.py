@@ -294,7 +294,9 @@ def find_copies(
     1st percentile (their k-th smallest distance) than chance allows; under the null samples and held-out items are
     exchangeable, so the count is negative hypergeometric, exactly. Second: among samples that are that close to any
     real item, the nearest is a training item more often than a held-out one (permuted labels): a dull model whose
-    samples lie near everything does not copy. So false alarms stay below ALARM for honest samples.
+    samples lie near everything does not copy. Samples equal to a training item, and to no held-out one, more often than
+    held-out items are need no second test (a model collapsed on one training item). So false alarms stay below twice
+    ALARM for honest samples.
     """
     s, t = pair(samples, train)
     s, h = pair(s, held_out)
@@ -306,11 +308,14 @@ def find_copies(
     count = int(((distance < threshold) | ((distance == 0) & (threshold == 0))).sum())
     if threshold == 0:  # ties at zero: held-out items at zero count as earlier, all of them
         k = int((own == 0).sum()) + 1
-    p_close = float(hypergeom.cdf(k - 1, len(s) + len(h), len(h), count + k - 1)) if count else 1.0
+    p_close = _exchangeable(count, len(s), k, len(h))
     p_side = 1.0
     if p_close < ALARM:
-        close = np.minimum(distance, nearest(s, h).distance[:, 0]) <= threshold
-        if close.sum() >= 2:
+        beside = nearest(s, h)
+        close = np.minimum(distance, beside.distance[:, 0]) <= threshold
+        equal = (s == t[found.item[:, 0]]).all(axis=1) & (s != h[beside.item[:, 0]]).any(axis=1)
+        p_side = _exchangeable(int(equal.sum()), len(s), int((own < 1e-12).sum()) + 1, len(h))
+        if p_side >= ALARM and close.sum() >= 2:
             side = memorisation_index(s[close], t, h, rng=rng)
             p_side = float(norm.sf((side.share - 0.5) / max(side.sd, 1e-12)))
     return Copies(
@@ -350,6 +355,14 @@ def copies_estimate(found: Copies, *, space: str) -> Estimate:
         + f"; alarm where both are below {ALARM:g}"
     )
     return proportion(found.share, len(found.distance), protocol)
+
+
+def _exchangeable(count: int, n: int, k: int, m: int) -> float:
+    """P(at least `count` of n samples come before the k-th of m held-out items), all n + m orders being equally likely.
+
+    That is: among the first count + k - 1 of all at most k - 1 are held-out items.
+    """
+    return float(hypergeom.cdf(k - 1, n + m, m, count + k - 1)) if count else 1.0
 
 
 def _miss_table(total: int, size: int) -> Array:

@@ -141,7 +141,7 @@ class ConvEncoder(nn.Module):
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h, context)
         out: Tensor = self.leave(F.leaky_relu(h, SLOPE).flatten(1))
-        return out.unflatten(1, self.outputs)
+        return out.reshape(len(x), *self.outputs)
 
 
 class ConvDecoder(nn.Module):

@@ -64,8 +64,8 @@ class MLPConfig(NetworkConfig):
     """See MLP. `depth` counts hidden layers."""
 
     kind = "mlp"
-    width: int = Field(256, ge=1)
-    depth: int = Field(3, ge=1)
+    width: int = Field(default=256, ge=1)
+    depth: int = Field(default=3, ge=1)
     zero_output: bool = False
 
     def build(
@@ -147,11 +147,11 @@ class ResidualMLPConfig(NetworkConfig):
     """See ResidualMLP. `context` is the width of the time and condition vector."""
 
     kind = "residual-mlp"
-    width: int = Field(256, ge=1)
-    depth: int = Field(4, ge=1)
-    hidden: int = Field(512, ge=1)
-    context: int = Field(128, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    width: int = Field(default=256, ge=1)
+    depth: int = Field(default=4, ge=1)
+    hidden: int = Field(default=512, ge=1)
+    context: int = Field(default=128, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     def build(
         self,

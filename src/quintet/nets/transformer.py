@@ -148,6 +148,7 @@ class Transformer(nn.Module):
         hidden: int,
         reach: int,
         waves: int,
+        nominal: bool,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -161,7 +162,8 @@ class Transformer(nn.Module):
         near, table = neighbours(grid, reach), level_features(levels, waves)
         self.register_buffer("near", near, persistent=False)
         self.register_buffer("table", table, persistent=False)
-        self.token = edge(nn.Embedding(levels + 1, width))  # the last row stands before the first token
+        # the last row stands before the first token
+        self.token = edge(nn.Embedding(levels + 1, width)) if nominal else None
         self.look = edge(nn.Linear(near.shape[1] * table.shape[1], width))
         self.axes = nn.ModuleList(edge(nn.Embedding(n, width)) for n in grid)
         self.embed = ConditionEmbedding(conditions, width)
@@ -169,7 +171,7 @@ class Transformer(nn.Module):
         self.register_buffer("places", places, persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
         self.leave = edge(zero(nn.Linear(width, outputs)))
-        for embedding in (self.token, *self.axes):
+        for embedding in (*self.axes, *([] if self.token is None else [self.token])):
             nn.init.normal_(embedding.weight, std=0.5)
 
     def where(self, places: Tensor) -> Tensor:
@@ -186,7 +188,8 @@ class Transformer(nn.Module):
         Returns: (B, T', W).
         """
         seen = self.table[tokens[:, near]].flatten(2)  # (B, T', K F)
-        return cast(Tensor, self.look(seen) + self.token(previous))
+        h = cast(Tensor, self.look(seen))
+        return h if self.token is None else h + self.token(previous)
 
     def forward(self, tokens: Tensor, cond: Cond) -> Tensor:
         """(B, T) int64 -> (B, T, outputs), where outputs at i depend on tokens before i and the condition alone.
@@ -255,6 +258,7 @@ class TransformerConfig(TokenNetworkConfig):
         hidden: width of the feed-forward layers.
         reach: grid neighbours within this distance are seen as numbers.
         waves: pairs of cosine and sine by which a level is described, each twice as fast as the one before.
+        nominal: the token before also has a learned embedding of its own; without it levels are numbers only.
         dropout: of the embedded input and of each branch.
     """
 
@@ -265,6 +269,7 @@ class TransformerConfig(TokenNetworkConfig):
     hidden: int = Field(default=192, ge=1)
     reach: int = Field(default=3, ge=1)
     waves: int = Field(default=2, ge=0, le=16)
+    nominal: bool = True
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     def build(
@@ -282,5 +287,6 @@ class TransformerConfig(TokenNetworkConfig):
             hidden=self.hidden,
             reach=self.reach,
             waves=self.waves,
+            nominal=self.nominal,
             dropout=self.dropout,
         )

@@ -57,9 +57,7 @@ class Trained:
     def capabilities(self) -> tuple[str, ...]:
         return capabilities(self.model)
 
-    def sample(
-        self, n: int = 16, *, label: str | int | None = None, seed: int = 0, **choices: Any
-    ) -> NDArray[Any]:
+    def sample(self, n: int = 16, *, label: str | int | None = None, seed: int = 0, **choices: Any) -> NDArray[Any]:
         """Draw raw examples.
 
         Args:
@@ -153,5 +151,3 @@ def load(folder: str | Path, device: str = "cpu") -> Trained:
     model.eval()
     names = {name: tuple(values) for name, values in stored["data"]["label_names"].items()}
     return Trained(folder, stored, model, codec, names)
-
-

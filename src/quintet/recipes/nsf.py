@@ -48,11 +48,11 @@ def unfit(spec: DataSpec) -> str | None:
 
 def _pixels(spec: DataSpec, levels: int) -> Stage:
     sweep = SweepConfig(
-        spline=PiecewiseLinear(bins=min(levels, MOST_BINS)),
+        spline=PiecewiseLinear(bins=min(levels, MOST_BINS), floor=0.003),
         network=MLPConfig(width=128, depth=2, zero_output=True),
         groups=min(16, spec.dims),
     )
-    optimizer = OptimizerConfig(lr=2e-3, weight_decay=1.5, clip=5.0)
+    optimizer = OptimizerConfig(lr=2e-3, weight_decay=2.5, clip=5.0)
     return Stage(
         name="model",
         codec=DequantizedPixelCodecConfig(),

@@ -1,6 +1,7 @@
 """Artefacts: what a cell's folder holds for the report, read with tolerance.
 
-Every file is optional and may have been cut short by a kill; one that cannot be read counts as absent. Nothing is unpickled.
+Every file is optional and may have been cut short by a kill; one that cannot be read counts as absent. Nothing is
+unpickled.
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ class Drawing:
         svg = re.sub(r"font: (?:\w+ )?([\d.]+)px '[^\"]*?(?=[;\"])", r"font-size: \1px", svg)
         svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
         svg = re.sub(r"Q(\d{3})n*Q", lambda m: _in_svg(self.texts[int(m[1])]), svg)
-        head = f'<svg viewBox="0 0 {self.width * 72:g} {self.height * 72:g}" role="img" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        size = f"0 0 {self.width * 72:g} {self.height * 72:g}"
+        spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        head = f'<svg viewBox="{size}" role="img" {spaces}>'
         return Markup(head + svg[svg.index(">") + 1 :].strip())
 
 
@@ -220,7 +222,7 @@ def _point(axes: Axes, recipe: RecipeResult, e: Estimate, s: Estimate) -> None:
 def _level_lines(drawing: Drawing, axes: Axes, levels: Sequence[_Level]) -> None:
     """Draw the lines; their names stand in the right margin, those above the picture with an arrow and their value."""
     low, high = axes.get_ylim()
-    shown: list[tuple[float, str, bool]] = []
+    shown: list[tuple[float, str]] = []
     for level in sorted(levels, key=lambda x: x.estimate.value or 0.0):
         value = level.estimate.value or 0.0
         word: Markup | str = level.text
@@ -229,26 +231,27 @@ def _level_lines(drawing: Drawing, axes: Axes, levels: Sequence[_Level]) -> None
                 axes.axhspan(level.estimate.low, level.estimate.high, color=FAINT, alpha=0.16, linewidth=0)
             axes.axhline(value, color=FAINT, linewidth=1.1, linestyle="-" if level.floor else (0, (4, 3)), zorder=1)
             fraction = axes.transAxes.inverted().transform(axes.transData.transform((1, value)))[1]
-            shown.append((float(fraction), drawing.word(word), True))
+            shown.append((float(fraction), drawing.word(word)))
         else:
             arrow = "↑" if value >= high else "↓"
             text = Markup("{} {} {}").format(arrow, word, f"{value:.3g}")
-            shown.append((1.0 if value >= high else 0.0, drawing.word(text), False))
-    for (_, word, _), y in zip(shown, _spread([s[0] for s in shown], 0.055), strict=True):
+            shown.append((1.0 if value >= high else 0.0, drawing.word(text)))
+    for (_, word), y in zip(shown, _spread([s[0] for s in shown], 0.055), strict=True):
         axes.text(1.012, y, word, transform=axes.transAxes, color=FAINT, fontsize=9, va="center")
 
 
 def _name_points(drawing: Drawing, axes: Axes, points: Sequence[tuple[RecipeResult, Estimate, Estimate]]) -> None:
-    """Write each recipe's name to the right of its mark, moved apart where marks are close."""
-    place = np.array([axes.transData.transform((s.value, e.value)) for _, e, s in points])
-    heights = place[:, 1].copy()
-    for i in range(len(points)):
-        close = np.flatnonzero(np.abs(place[:, 0] - place[i, 0]) < 60)
-        heights[close] = _spread(list(place[close, 1]), 13.0)
+    """Write each recipe's name to the right of its mark, moved up where another name stands."""
+    named = [(recipe, axes.transData.transform((s.value or 0.0, e.value or 0.0))) for recipe, e, s in points]
     inverse = axes.transData.inverted()
-    for (recipe, _, _), (x, _), height in zip(points, place, heights, strict=True):
-        at = inverse.transform((x + 9, height + 5))
-        axes.text(*at, drawing.word(recipe.name), fontsize=10, color=INK, va="center", zorder=5)
+    taken: list[tuple[float, float]] = []
+    for recipe, (x, y) in sorted(named, key=lambda entry: float(entry[1][1])):
+        height = float(y) + 5
+        while any(abs(x - other) < 70 and abs(height - level) < 13 for other, level in taken):
+            height += 2
+        taken.append((float(x), height))
+        right, up = inverse.transform((x + 9, height))
+        axes.text(float(right), float(up), drawing.word(recipe.name), fontsize=10, color=INK, va="center", zorder=5)
 
 
 def quality_against_time(compare: Compare) -> Markup | None:
@@ -281,8 +284,8 @@ def quality_against_time(compare: Compare) -> Markup | None:
             mine = [c for r, _, c in curves if r is recipe]
             for curve in mine:
                 axes.plot(
-                    curve[:, 0], np.maximum(curve[:, 1], bottom), color=_colour(recipe.family), linewidth=1.5, alpha=0.85,
-                    marker=MARKS.get(recipe.family, "P"), markersize=3.5, label=f"{recipe.name}",
+                    curve[:, 0], np.maximum(curve[:, 1], bottom), color=_colour(recipe.family),
+                    linewidth=1.5, alpha=0.85, marker=MARKS.get(recipe.family, "P"), markersize=3.5,
                 )  # fmt: skip
             if mine:
                 ends.append((recipe, float(np.median([max(c[-1, 1], bottom) for c in mine]))))

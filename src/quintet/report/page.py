@@ -1,7 +1,7 @@
 """Page: everything of a comparison folder gathered and written as report.html.
 
-One file: pictures, charts, style and script are inside, and a content policy forbids the rest. It may be written while cells
-are still missing; the same folder gives the same bytes.
+One file: pictures, charts, style and script are inside, and a content policy forbids the rest. It may be written while
+cells are still missing; the same folder gives the same bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _CLASSES = 12  # more columns than this and a grid is drawn in order instead
 _STRIP_FRAMES = 9
 _NEIGHBOURS = 10
 _UNITS = {
-    "s": "seconds", "seconds": "seconds", "m": "minutes", "h": "hours", "steps": "steps", "examples": "examples", "flop": "flop",
+    "s": "seconds", "seconds": "seconds", "m": "minutes", "h": "hours",
+    "steps": "steps", "examples": "examples", "flop": "flop",
 }  # fmt: skip
 _HOSTS = {"host", "hostname", "node", "user", "username"}  # never shown: the page is for others
 
@@ -47,7 +48,8 @@ def write_report(folder: Path) -> Path:
     The file is replaced in one step: a reader sees the old page or the new one.
 
     Returns: the page's path.
-    Raises: pydantic.ValidationError if compare.json does not follow the schema; OSError if the folder cannot be read or written.
+    Raises: pydantic.ValidationError if compare.json does not follow the schema; OSError if the folder cannot be read or
+        written.
     """
     folder = Path(folder)
     compare = Compare.model_validate_json((folder / "compare.json").read_bytes())
@@ -81,8 +83,8 @@ def render(compare: Compare, folder: Path) -> str:
     style = (source / "style.css").read_text(encoding="utf-8")
     script = (source / "script.js").read_text(encoding="utf-8").strip()
     return environment.get_template("report.html.jinja").render(
-        style=Markup(style),  # noqa: S704 - our own files
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),
+        script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         colours=COLOURS,
         embedded=_embedded(compare),
@@ -116,7 +118,7 @@ def _embedded(compare: Compare) -> Markup:
     text = json.dumps(compare.model_dump(mode="json", by_alias=True), ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - escaped for where it stands
+    return Markup(text)
 
 
 def amount(text: object) -> Markup:
@@ -180,8 +182,8 @@ class Neighbours:
 
     Attributes:
         alarm: True, False, or None where it was not measured.
-        ratios: distance to training over distance to held-out, for each pair shown; where no pair can be shown, the medians
-            of both distances and their ratio.
+        ratios: distance to training over distance to held-out, for each pair shown; for data other than images the
+            medians of both distances and their ratio.
     """
 
     name: Markup | str
@@ -282,8 +284,11 @@ class _Page:
         done = sum(bool(table.done(r)) for r in self.compare.recipes)
         models = say("head.done" if self.failed else "head.done_all", done=done, failed=len(self.failed))
         return [
-            (say("head.data"), what), (say("head.budget"), money), (say("head.seeds"), [seeds]), (say("head.models"), [models]),
-        ]  # fmt: skip
+            (say("head.data"), what),
+            (say("head.budget"), money),
+            (say("head.seeds"), [seeds]),
+            (say("head.models"), [models]),
+        ]
 
     @property
     def headline(self) -> list[Advice]:
@@ -637,7 +642,7 @@ class _Page:
         if isinstance(value, str):
             return amount(value)
         if isinstance(value, float):
-            return Markup("{}").format(table.significant(value, 4))
+            return Markup("{}").format(f"{value:,.6g}")
         return Markup("{}").format(value)
 
     def entries(self, found: Mapping[str, Any]) -> list[tuple[Markup, Markup]]:

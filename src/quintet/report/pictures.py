@@ -1,7 +1,7 @@
 """Pictures: arrays of raw data to small PNG images as data addresses.
 
-Images are enlarged by whole factors (nearest neighbour), so that a pixel of the data stays a square. Points are drawn with
-transparency on a transparent ground, so that they stand on a light and on a dark page.
+Images are enlarged by whole factors (nearest neighbour), so that a pixel of the data stays a square. Points are drawn
+with transparency on a transparent ground, so that they stand on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLOURS = {
     "real": "#858b92",
     "hybrid": "#6f7d3c",
 }
-"""One colour a family, told apart with every common colour blindness (after Okabe and Ito 2008), legible on light and dark."""
+"""One colour a family, told apart with the common colour blindnesses (after Okabe and Ito 2008), on light and dark."""
 
 
 def colour(family: str) -> str:
@@ -60,7 +60,7 @@ class Range:
         return Range(0.0, 1.0)
 
     def pixels(self, x: NDArray[Any]) -> Pixels:
-        """(N, C, H, W) raw to (N, H, W, 2 or 4) bytes: grey or colour, with alpha; a value that is not finite is transparent."""
+        """(N, C, H, W) raw to (N, H, W, 2 or 4) bytes: grey or colour, and alpha, 0 where a value is not finite."""
         x = np.asarray(x, np.float64)
         known = np.isfinite(x).all(1)[..., None]  # (N, H, W, 1)
         scaled = (np.nan_to_num(x) - self.low) / max(self.high - self.low, 1e-12)

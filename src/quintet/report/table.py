@@ -21,7 +21,8 @@ COSTS = ("sampling", "sequential", "training", "steps", "flops", "params", "memo
 Better = Literal["low", "high"] | float | None
 
 _COST_BETTER: dict[str, Better] = {
-    "sampling": "low", "sequential": "low", "memory": "low", "training": None, "steps": None, "flops": None, "params": None,
+    "sampling": "low", "sequential": "low", "memory": "low",
+    "training": None, "steps": None, "flops": None, "params": None,
 }  # fmt: skip
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -62,7 +63,7 @@ class Column:
         """A number in this column's form; a true minus sign."""
         if value is None or not math.isfinite(value):
             return "–"
-        if self.key == "flops" or self.key == "params":
+        if self.key in ("flops", "params"):
             return with_prefix(value)
         if self.key == "memory":
             return f"{value / 2**20:,.0f} MB" if value < 2**30 else f"{value / 2**30:.2f} GB"
@@ -90,9 +91,7 @@ def significant(value: float, digits: int = 3) -> str:
     size = math.floor(math.log10(abs(value)))
     if not -4 <= size <= 6:
         return f"{value:.{digits - 1}e}".replace("-", "−")
-    text = f"{value:,.{max(0, digits - 1 - size)}f}" if size < digits else f"{round(value):,}"
-    if "." in text and size >= 0:
-        text = text.rstrip("0").rstrip(".")
+    text = f"{value:,.{max(0, digits - 1 - size)}f}"
     return text.replace("-", "−")
 
 
@@ -225,7 +224,7 @@ def column(key: str, estimates: Iterable[Estimate | None]) -> Column:
     better = _COST_BETTER[key] if key in _COST_BETTER else BETTER.get(key)
     if key in _COST_BETTER or not known:
         return Column(key, better)
-    values = np.abs([e.value for e in known])  # type: ignore[misc]
+    values = np.abs([0.0 if e.value is None else e.value for e in known])
     scale = 1e-3 if 0 < float(np.median(values)) < 0.02 and float(values.max()) < 0.3 else 1.0
     widths = [
         (e.high - e.low) / 2 / scale for e in known if e.low is not None and e.high is not None and e.high > e.low

@@ -1,6 +1,7 @@
 """Words: the report's sentences in both languages, as markup that carries the pair and lets the page choose.
 
-The catalogue is texts.toml. It is not the command line's catalogue (core/messages): that one speaks one language at a time.
+The catalogue is texts.toml. It is not the command line's catalogue (core/messages): that one speaks one language at a
+time.
 """
 
 from __future__ import annotations

@@ -134,7 +134,9 @@ def test_item_depends_on_its_row_alone():
         all_ = model.sample(90, cond, rng=Rng(2, "s"))
         some = model.sample(7, {"label": cond["label"][70:77]}, rng=Rng(2, "s").at(70))
     assert torch.equal(all_[70:77], some)
-    assert all_.shape == (90, 1, 4, 4) and all_.dtype == torch.int64 and 0 <= all_.min() <= all_.max() < 5
+    assert all_.shape == (90, 1, 4, 4)
+    assert all_.dtype == torch.int64
+    assert 0 <= all_.min() <= all_.max() < 5
 
 
 # a source that is known exactly
@@ -213,7 +215,7 @@ def test_filled_examples_follow_the_exact_conditional_distribution(known):
     model = build(TINY, std=0.5, particles=64)
     mask, x = torch.tensor(known, dtype=torch.bool).view(1, 2, 2), torch.tensor([2, 0, 1, 2]).view(1, 2, 2)
     p = conditional(model, x, mask)
-    n = 3000
+    n = 1500
     filled = model.fill(
         x.expand(n, 1, 2, 2),
         mask.expand(n, 1, 2, 2),
@@ -246,10 +248,14 @@ def test_trace_reveals_the_sample_value_by_value():
     with torch.no_grad():
         trace = model.trace(6, 5, rng=Rng(9, "t"))
         sample = model.sample(6, rng=Rng(9, "t"))
-    assert trace.kind == "reveal" and trace.frames.shape == (5, 6, 1, 2, 2) and len(trace.at) == 5
-    assert torch.equal(trace.frames[-1], sample) and trace.frames[0].abs().sum() == 0
+    assert trace.kind == "reveal"
+    assert trace.frames.shape == (5, 6, 1, 2, 2)
+    assert len(trace.at) == 5
+    assert torch.equal(trace.frames[-1], sample)
+    assert trace.frames[0].abs().sum() == 0
     # after two of four values the left column is there and the right is not
-    assert torch.equal(trace.frames[2][..., 0], sample[..., 0]) and trace.frames[2][..., 1].abs().sum() == 0
+    assert torch.equal(trace.frames[2][..., 0], sample[..., 0])
+    assert trace.frames[2][..., 1].abs().sum() == 0
     assert model.sequential_steps() == 4
 
 

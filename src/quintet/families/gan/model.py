@@ -93,7 +93,8 @@ class Discriminator(nn.Module):
             if label is None:
                 label = torch.full((len(x),), hidden, device=x.device)
             direction = direction + table(torch.where(label == UNCONDITIONAL, hidden, label))
-        return (features * direction).sum(1) * self.width**-0.5
+        logits: Tensor = (features * direction).sum(1) * self.width**-0.5
+        return logits
 
 
 class GAN(Model[GANSampling], HasTrace):

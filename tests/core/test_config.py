@@ -1,0 +1,68 @@
+"""Configs: strict, round-tripping, with errors that name the nearest field."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic.dataclasses import dataclass
+
+from quintet.core import config
+from quintet.core.config import STRICT, Config
+from quintet.core.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Inner(Config):
+    kind = "inner"
+    width: int = 3
+    rates: tuple[float, ...] = (0.1, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Outer(Config):
+    kind = "outer"
+    part: Config
+    table: dict[str, Inner]
+    note: str | None = None
+
+
+KINDS: dict[str, type[Config]] = {"inner": Inner, "outer": Outer}
+VALUE = Outer(part=Inner(width=5), table={"a": Inner()})
+
+
+def test_round_trip_through_json() -> None:
+    data = json.loads(json.dumps(config.encode(VALUE)))
+    assert data["part"] == {"kind": "inner", "width": 5, "rates": [0.1, 0.2]}
+    assert config.decode(data, KINDS) == VALUE
+
+
+def test_override() -> None:
+    changed = config.override(VALUE, "part.width", "7")
+    assert changed.part.width == 7
+    assert VALUE.part.width == 5
+    assert config.override(VALUE, "table.a.rates", "[1, 2]").table["a"].rates == (1.0, 2.0)
+    assert config.override(VALUE, "note", "hello").note == "hello"
+    assert config.override(VALUE, "table.a.rates.1", "9").table["a"].rates == (0.1, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "says"),
+    [("part.widht", "7", "width"), ("part.width", "seven", "width"), ("note.x", "1", "note"), ("prat", "1", "part"),
+     ("table.b.width", "1", "a"), ("table.a.rates.5", "1", "0..1")],
+)  # fmt: skip
+def test_wrong_overrides_name_what_is_known(path: str, text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        config.override(VALUE, path, text)
+    assert says in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_kind() -> None:
+    with pytest.raises(UsageError, match="inner, outer"):
+        config.decode({"kind": "iner"}, KINDS)
+
+
+def test_only_plain_values() -> None:
+    with pytest.raises(TypeError, match="object"):
+        config.encode({"x": object()})

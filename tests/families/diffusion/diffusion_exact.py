@@ -1,0 +1,107 @@
+"""Networks that are the exact optimum for data whose posterior mean is known: Gaussians, mixtures, finite sets.
+
+Each takes E[x0 | x_t] from its own distribution by Bayes' rule and writes the target as c0 E[x0] + c1 E[eps] with
+E[eps | x_t] = (x_t - a E[x0]) / s, by hand and not through quintet's own table.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from quintet.core.rng import Rng
+from quintet.core.spec import Cond, DataSpec
+from quintet.families.diffusion.model import Diffusion, OdeSampling
+from quintet.families.diffusion.paths import PATHS, PathName
+from quintet.families.diffusion.targets import TargetName
+from quintet.families.diffusion.weighting import WeightingConfig
+
+MEAN = torch.tensor([1.5, -0.5, 0.25], dtype=torch.float64)
+ROOT = torch.tensor([[0.8, 0.0, 0.0], [0.5, 0.4, 0.0], [-0.3, 0.2, 0.6]], dtype=torch.float64)
+COVARIANCE = ROOT @ ROOT.T
+
+
+class Exact(nn.Module):
+    """E[target | x_t] for components N(means[k], covariance) with the given weights; `labels`: k is the condition."""
+
+    def __init__(
+        self,
+        path: PathName,
+        target: TargetName,
+        means: Tensor,
+        covariance: Tensor,
+        weights: Tensor | None = None,
+        labels: bool = False,
+    ) -> None:
+        super().__init__()
+        self.path, self.target, self.labels = PATHS[path], target, labels
+        self.means = nn.Parameter(means.double())  # (K, D)
+        self.covariance = covariance.double()
+        self.weights = torch.full((len(means),), 1 / len(means)).double() if weights is None else weights.double()
+
+    def forward(self, x: Tensor, cond: Cond, t: Tensor) -> Tensor:
+        a, s = self.path.a(t)[:, None], self.path.s(t)[:, None]
+        x0 = self.posterior_mean(x, cond, t)
+        # the limit at s = 0 is never asked of a target that needs it
+        eps = (x - a * x0) / s.clamp_min(1e-300)
+        if self.target == "x0":
+            return x0
+        if self.target == "eps":
+            return eps
+        if self.target == "v":
+            return a * eps - s * x0
+        if self.target == "velocity":
+            clean = s == 0
+            return self.path.da(t)[:, None] * x0 + self.path.ds(t)[:, None] * torch.where(clean, 0.0, eps)
+        return -eps / s
+
+    def posterior_mean(self, x: Tensor, cond: Cond, t: Tensor) -> Tensor:
+        a, s = self.path.a(t)[:, None, None], self.path.s(t)[:, None, None]
+        eye = torch.eye(x.shape[1], dtype=x.dtype)
+        v = a**2 * self.covariance + s**2 * eye  # (B, D, D), marginal covariance within a component
+        off = x[:, None] - a * self.means  # (B, K, D)
+        solved = torch.linalg.solve(v, off.mT).mT
+        score = torch.log(self.weights) - 0.5 * (off * solved).sum(-1)  # the determinant is common to all
+        if self.labels and "label" in cond:
+            chosen = nn.functional.one_hot(cond["label"].clamp_min(0), len(self.means)).bool()
+            score = torch.where((cond["label"] >= 0)[:, None] & ~chosen, float("-inf"), score)
+        each = self.means + a * solved @ self.covariance
+        return (torch.softmax(score, 1)[..., None] * each).sum(1)
+
+
+def model_of(network: Exact, *, path: PathName, target: TargetName, **more: object) -> Diffusion:
+    """The one model class around an exact network."""
+    dims = network.means.shape[1]
+    arguments: dict[str, object] = {
+        "weighting": WeightingConfig(),
+        "class_dropout": 0.0,
+        "sampling": OdeSampling(solver="rk4", steps=200),
+        "integration": OdeSampling(solver="dopri5", tolerance=1e-8),
+        "probes": 0,
+    }
+    conditions = {"label": len(network.means)} if network.labels else {}
+    spec = DataSpec("vector", (dims,), conditions=conditions)
+    return Diffusion(spec, network, path=path, target=target, **{**arguments, **more}).eval()  # type: ignore[arg-type]
+
+
+def gaussian(path: PathName, target: TargetName, **more: object) -> Diffusion:
+    """N(MEAN, COVARIANCE) exactly."""
+    return model_of(Exact(path, target, MEAN[None], COVARIANCE), path=path, target=target, **more)
+
+
+def draws(n: int, d: int, seed: int) -> Tensor:
+    return Rng(seed, "test").normal((n, d), torch.float64)
+
+
+def root(matrix: Tensor) -> Tensor:
+    """Symmetric square root."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.sqrt() @ vectors.T
+
+
+def flow_map(path: PathName, x: Tensor, start: float, end: float) -> Tensor:
+    """x_end of x_start for N(MEAN, COVARIANCE): a(r) mu + V_r^1/2 V_t^-1/2 (x - a(t) mu); all V commute."""
+    p, d = PATHS[path], len(MEAN)
+    t, r = (torch.tensor(time, dtype=torch.float64) for time in (start, end))
+    v = [p.a(u) ** 2 * COVARIANCE + p.s(u) ** 2 * torch.eye(d, dtype=torch.float64) for u in (t, r)]
+    return p.a(r) * MEAN + (x - p.a(t) * MEAN) @ torch.linalg.solve(root(v[0]), root(v[1]))

@@ -1,0 +1,185 @@
+"""Paths, targets, weighting: derivatives, round trips, densities of times; and the model's contract in small."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from quintet.core import config as configs
+from quintet.core.batch import Batch
+from quintet.core.errors import UsageError
+from quintet.core.model import Turn
+from quintet.core.rng import Rng, layer_noise
+from quintet.core.spec import DataSpec
+from quintet.families.diffusion.model import Diffusion, DiffusionConfig, OdeSampling
+from quintet.families.diffusion.paths import PATHS, PathName
+from quintet.families.diffusion.targets import TargetName, combine, convert, factors
+from quintet.families.diffusion.weighting import WeightingConfig
+from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
+
+PATH_NAMES: tuple[PathName, ...] = ("linear", "cosine", "vp")
+TARGETS: tuple[TargetName, ...] = ("x0", "eps", "v", "velocity", "score")
+IMAGES = DataSpec("image", (1, 4, 4), conditions={"label": 5})
+
+
+def small(spec: DataSpec = IMAGES, **more: object) -> Diffusion:
+    with layer_noise(Rng(0, "init")):
+        network = ResidualMLPConfig(width=16, depth=2, hidden=16, context=8)
+        model = DiffusionConfig(network=network, **more).build(spec)  # type: ignore[arg-type]
+        for p in model.parameters():  # zero-initialised outputs would hide every dependence
+            nn.init.normal_(p, std=0.2)
+    return model.eval()
+
+
+def turn(x: Tensor, seed: int = 0, first: int = 0, **cond: Tensor) -> Turn:
+    return Turn(0, 0.0, Batch(x, torch.arange(len(x)), cond), Rng(seed, "train", 0, first=first))
+
+
+@pytest.mark.parametrize("name", PATH_NAMES)
+def test_paths(name: PathName) -> None:
+    path = PATHS[name]
+    t = torch.linspace(0.001, 0.999, 200, dtype=torch.float64, requires_grad=True)
+    for value, slope in ((path.a, path.da), (path.s, path.ds)):
+        (by_autograd,) = torch.autograd.grad(value(t).sum(), t)
+        torch.testing.assert_close(slope(t), by_autograd, rtol=1e-8, atol=1e-10)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(path.a(ends), torch.tensor([1.0, 0.0]).double(), rtol=0, atol=0.01)
+    torch.testing.assert_close(path.s(ends), torch.tensor([0.0, 1.0]).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(path.time(path.s(t) / path.a(t)), t, rtol=1e-6, atol=1e-8)
+    if name != "linear":
+        torch.testing.assert_close(path.a(t) ** 2 + path.s(t) ** 2, torch.ones_like(t))
+
+
+@pytest.mark.parametrize("path", PATH_NAMES)
+@pytest.mark.parametrize("source", TARGETS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_conversions(path: PathName, source: TargetName, target: TargetName) -> None:
+    rng = Rng(hash((path, source, target)) % 1000, "convert")
+    x0, eps = (rng(name).normal((40, 2, 3), torch.float64) for name in ("x0", "eps"))
+    t = rng("t").uniform((40,), torch.float64) * 0.9 + 0.05
+    x = PATHS[path].point(x0, eps, t)
+    y = combine(source, PATHS[path], x0, eps, t)
+    there = convert(source, target, PATHS[path], y, x, t)
+    torch.testing.assert_close(there, combine(target, PATHS[path], x0, eps, t), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(convert(target, source, PATHS[path], there, x, t), y, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", TARGETS)
+def test_weight_measures_the_error_elsewhere(space: TargetName) -> None:
+    path, t = PATHS["cosine"], torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    weight = WeightingConfig(space=space).weight("eps", path, t)
+    x, y, error = (Rng(i, "w").normal((9, 1), torch.float64) for i in range(3))
+    shown = convert("eps", space, path, y + error, x, t) - convert("eps", space, path, y, x, t)
+    torch.testing.assert_close(weight * error[:, 0] ** 2, shown[:, 0] ** 2)
+    torch.testing.assert_close(factors("eps", "eps", path, t)[1], torch.ones_like(t))
+
+
+@pytest.mark.parametrize(
+    ("config", "cdf"),
+    [
+        (WeightingConfig(density="uniform"), lambda t: t),
+        (WeightingConfig(mean=-0.4, std=1.3), lambda t: stats.norm.cdf((stats.logistic.ppf(t) + 0.4) / 1.3)),
+        (
+            WeightingConfig(mean=0.5, std=0.7, uniform_share=0.25),
+            lambda t: 0.25 * t + 0.75 * stats.norm.cdf((stats.logistic.ppf(t) - 0.5) / 0.7),
+        ),
+    ],
+)
+def test_times(config: WeightingConfig, cdf) -> None:  # type: ignore[no-untyped-def]
+    # one row over many steps has the density exactly ...
+    lone = torch.cat([config.times(1, Rng(1, "train", step)) for step in range(3000)]).double().numpy()
+    assert stats.kstest(lone, cdf).pvalue > 1e-3
+    # ... and the rows of one step cover it far more evenly than chance (0.04 for 512 independent ones)
+    rows = config.times(512, Rng(2, "train", 0)).double().numpy()
+    assert stats.kstest(rows, cdf).statistic < 0.008
+    torch.testing.assert_close(
+        config.times(40, Rng(2, "train", 0, first=100)), config.times(512, Rng(2, "train", 0))[100:140]
+    )
+
+
+def test_loss_rows_are_their_own() -> None:
+    """The loss of a batch is the mean of the losses of its rows, wherever they are computed."""
+    model, x = small(class_dropout=0.3), Rng(5, "x").normal((64, 1, 4, 4))
+    label = Rng(5, "y").integers(0, 5, (64,))
+    whole = model.loss(turn(x, label=label)).total
+    halves = [model.loss(turn(x[i : i + 32], first=i, label=label[i : i + 32])).total for i in (0, 32)]
+    torch.testing.assert_close(whole, (halves[0] + halves[1]) / 2)
+    assert whole.isfinite()
+
+
+def test_class_dropout() -> None:
+    model = small(class_dropout=0.25)
+    label = Rng(0, "y").integers(0, 5, (4000,))
+    hidden = model._hide({"label": label}, Rng(0, "hide"))["label"]
+    share = (hidden == -1).double().mean()
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    assert torch.equal(hidden[hidden >= 0], label[hidden >= 0])
+    assert torch.equal(small(class_dropout=0.0)._hide({"label": label}, Rng(0, "hide"))["label"], label)
+
+
+def test_gradients_reach_every_parameter() -> None:
+    model = small()
+    loss = model.loss(turn(Rng(1, "x").normal((32, 1, 4, 4)), label=torch.arange(32) % 5))
+    loss.total.backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        OdeSampling(steps=4),
+        OdeSampling(solver="euler", steps=5, guidance=2.0),
+        OdeSampling(solver="rk4", steps=2, warp=2.0),
+        OdeSampling(solver="dopri5", tolerance=1e-3, guidance=0.0),
+    ],
+)
+def test_sampling_contract(sampling: OdeSampling) -> None:
+    model, label = small(sampling=sampling), {"label": torch.arange(70) % 5}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        x = model.sample(70, label, rng=Rng(1, "s"))
+        assert x.shape == (70, 1, 4, 4)
+        assert x.isfinite().all()
+        assert torch.equal(x, model.sample(70, label, rng=Rng(1, "s")))
+        part = model.sample(5, {"label": label["label"][60:65]}, rng=Rng(1, "s").at(60))
+    torch.testing.assert_close(part, x[60:65], rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    counts = {"heun": 8, "euler": 5, "rk4": 8}
+    found = model.sequential_steps()
+    assert found == counts[sampling.solver] if sampling.solver in counts else found > 6
+
+
+def test_trace() -> None:
+    model = small()
+    with torch.no_grad():
+        trace = model.trace(3, 5, {"label": torch.tensor([0, 1, 2])}, rng=Rng(0, "t"))
+        end = model.sample(
+            3, {"label": torch.tensor([0, 1, 2])}, rng=Rng(0, "t"), sampling=OdeSampling(solver="rk4", steps=64)
+        )
+    assert trace.kind == "denoise"
+    assert trace.frames.shape == (5, 3, 1, 4, 4)
+    assert trace.at == ("t=1.00", "t=0.75", "t=0.50", "t=0.25", "t=0.00")
+    torch.testing.assert_close(trace.frames[0], Rng(0, "t")("noise").normal((3, 1, 4, 4)))
+    torch.testing.assert_close(trace.frames[-1], end, rtol=0.02, atol=0.02)
+    assert small(DataSpec("vector", (2,))).trace(2, 3, rng=Rng(0, "t")).kind == "flow"
+
+
+def test_config_round_trip_and_refusals() -> None:
+    config = DiffusionConfig(network=MLPConfig(), path="vp", target="eps", sampling=OdeSampling(solver="rk4"))
+    kinds = {c.kind: c for c in (DiffusionConfig, OdeSampling, WeightingConfig, MLPConfig)}
+    assert configs.decode(json.loads(json.dumps(configs.encode(config))), kinds) == config
+    for field, value in (("steps", 0), ("steps", 2.5), ("guidance", float("nan")), ("solver", "magic"), ("warp", 0)):
+        with pytest.raises(UsageError):
+            configs.make(OdeSampling, {field: value})
+    with pytest.raises(ValueError, match="continuous"):
+        DiffusionConfig(network=MLPConfig()).build(DataSpec("image", (1, 4, 4), levels=17))
+
+
+def test_log_prob_protocol_names_the_method() -> None:
+    assert "exact trace" in small(DataSpec("vector", (2,))).log_prob_protocol
+    assert "1 random probe" in small().log_prob_protocol
