@@ -159,7 +159,8 @@ def test_killed_inside_the_write(tmp_path: Path, point: str) -> None:
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom quintet.core.lock import locked\nfrom quintet.core.errors import BusyError\n"
+        "import sys\nfrom pathlib import Path\nfrom quintet.core.lock import locked\n"
+        "from quintet.core.errors import BusyError\n"
         "try:\n    with locked(Path(sys.argv[1])):\n        pass\n"
         "except BusyError as error:\n    print(error)\n    sys.exit(error.exit_code)\n"
     )

@@ -36,7 +36,9 @@ def test_features_are_standardised_and_by_item(judge, digits):
     found = judge.features(x[:270])
     assert found.dtype == np.float64
     assert np.allclose(found.mean(0), 0, atol=1e-4)
-    assert found.std(0).max() == pytest.approx(1, abs=1e-3)
+    assert (found.std(0) ** 2).mean() == pytest.approx(1, abs=1e-3)
+    cov = np.cov(found.T)
+    assert np.abs(cov - np.diag(np.diag(cov))).max() < 1e-3 * cov.max()
     assert np.allclose(judge.features(x[100:101]), found[100:101], atol=1e-4)
 
 
@@ -72,7 +74,8 @@ def test_other_shapes(digits):
         spec = DataSpec("image", shape, 256)
         raw = g.integers(0, 256, (30, *shape)).astype(np.uint8)
         judge = train_judge(raw, g.integers(0, 3, 30), spec, steps=2, networks=1, classes=3)
-        assert judge.features(raw).shape == (30, 32)
+        assert judge.features(raw).shape[1] <= 64
+        assert np.isfinite(judge.features(raw)).all()
         assert judge.predict(raw).max() < 3
 
 

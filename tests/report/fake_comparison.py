@@ -61,6 +61,9 @@ def _metrics(quality: float, rng: np.random.Generator, likelihood: str, points: 
             value=10 if quality < 0.8 else 9, low=9, high=10, n=500, protocol="judge classes with >= 1 %"
         ),
         "memorisation": _estimate(near(0.52 + 0.03 * (1 - quality), 0.01), 0.03),
+        "copies": _estimate(
+            0.01, 0.008, protocol="no alarm: share of samples nearer to a training item, 0.010 expected"
+        ),
         "kid_pca": _estimate(near(0.001 + 0.03 * quality, 0.0006), 0.0012),
         "sharpness": _estimate(
             near(1.02 - 0.25 * quality, 0.01), 0.02, protocol="Laplacian energy / that of real data"
@@ -290,6 +293,8 @@ def build(
     baselines = []
     for name, quality, index in (("bootstrap", 0.0, 0.997), ("histograms", 3.2, 0.46), ("mixture", 0.6, 0.51)):
         metrics = _metrics(quality, rng, "undefined", points) | {"memorisation": _estimate(index, 0.01)}
+        if name == "bootstrap":
+            metrics["copies"] = _estimate(0.99, 0.01, protocol="alarm: share of samples nearer to a training item")
         metrics["coverage"] = _estimate(max(0.1, metrics["coverage"].value or 0.0), 0.02)
         run = f"cells/{name}"
         place = folder / run

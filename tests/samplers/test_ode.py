@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -45,7 +46,7 @@ def test_order_is_measured(solver: str, order: int) -> None:
     exact = flow_map(x, 1.0, 0.0)
     counts = (64, 128, 256) if solver != "rk4" else (48, 96, 192)
     errors = [float((solve(gaussian_velocity, x, grid(n), solver) - exact).abs().max()) for n in counts]
-    slopes = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert slopes[-1] == pytest.approx(order, abs=0.15), slopes
 
 

@@ -206,7 +206,7 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
         metrics=metrics,
         ledger=ledger,
         sampling=cost,
-        stability=_stability(job.folder, metrics),
+        stability=_stability(job.folder, metrics, reference),
         choice={
             **training["choice"],
             "capabilities": list(trained.capabilities),
@@ -382,12 +382,13 @@ def _write_nearest(folder: Path, reference: Reference, made: Generated) -> None:
     np.savez_compressed(folder / "nearest.npz", allow_pickle=False, **nearest_pairs(reference, made.x))
 
 
-def _stability(folder: Path, metrics: Mapping[str, Estimate]) -> Stability:
-    """Events from the log, and whether the samples cover less than half of the modes."""
+def _stability(folder: Path, metrics: Mapping[str, Estimate], reference: Reference | None) -> Stability:
+    """Events from the log, and whether the samples cover less than half of the modes (of real recall without modes)."""
     log = folder / LOG
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if _complete(line)]
     events = [line for line in lines if line["kind"] == "event"]
     skipped = sum(event["what"] == "skipped" for event in events)
-    modes = metrics.get("modes")
-    collapsed = modes is not None and modes.value is not None and modes.n is not None and modes.value < 0.5
+    known = None if reference is None else reference.known_modes
+    found = metrics.get("recall" if known is None else "modes")
+    collapsed = found is not None and found.value is not None and found.value < 0.5 * (known or 0.2)
     return Stability(collapsed=collapsed, skipped_steps=skipped, events=events)

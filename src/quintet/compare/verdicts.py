@@ -1,8 +1,8 @@
 """How sure a difference between two recipes is.
 
-With fewer than six paired seeds a difference is at most "likely", and only if every seed of A beats every seed of B, the
-sample-level 95 % intervals are disjoint, and the gap exceeds the floor's standard deviation. "Established" needs six
-pairs or more: an exact sign-flip test on the paired differences, Holm-corrected over the families compared. Anything
+With fewer than six paired seeds a difference is at most "likely", and only if every seed of A beats every seed of B,
+the sample-level 95 % intervals are disjoint, and the gap exceeds the floor's standard deviation. "Established" needs
+six pairs or more: an exact sign-flip test on the paired differences, Holm-corrected over the families compared. Anything
 else is "too close to call".
 
 Sources: Fisher 1935 (randomisation test), Holm 1979.
@@ -116,7 +116,7 @@ def best(
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p of "the paired differences are symmetric about zero": exact up to 14 pairs, then 2^14 random flips."""
+    """Two-sided p of "the differences are symmetric about zero": exact up to 14 pairs, then by 2^14 random flips."""
     d = np.asarray(differences, dtype=np.float64)
     if len(d) <= MOST_ENUMERATED:
         signs = np.array(list(product((-1.0, 1.0), repeat=len(d))))

@@ -2,8 +2,8 @@
 
 A checkpoint is written beside its target (files, fsync, manifest with the SHA-256 of each, fsync of the directory),
 then renamed, then the `last.json` pointer is replaced. A directory without a valid manifest is not a checkpoint.
-Reading verifies every hash, since safetensors notices truncation but not a flipped bit; a damaged checkpoint is reported and
-the previous one used. Nothing is pickled: tensors are safetensors, the rest is JSON.
+Reading verifies every hash, since safetensors notices truncation but not a flipped bit; a damaged checkpoint is
+reported and the previous one used. Nothing is pickled: tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations

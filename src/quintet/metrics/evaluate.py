@@ -175,6 +175,13 @@ class Reference:
         )  # fmt: skip
 
     @property
+    def known_modes(self) -> int | None:
+        """How many modes or classes `modes` counts out of; None where there are neither."""
+        if self.modes is not None:
+            return len(self.modes.centres)
+        return int((self.fair > 0).sum()) if self.sees_classes else None
+
+    @property
     def cas_size(self) -> int:
         """Labelled samples that the classifier of CAS is trained on."""
         return min(len(self.train.x), MOST)

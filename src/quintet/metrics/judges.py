@@ -4,7 +4,8 @@ What it is: maps from raw data to feature rows, each with its name for the proto
 weights are fetched, and no generator ever sees the judge split.
 
 The judge network is an ensemble of small convolutional nets that learn the labels from augmented images (shift, turn,
-scale, noise); features are their penultimate activations side by side, standardised on the judge split. Without labels
+scale, contrast, noise). Features are their penultimate activations side by side, standardised and turned to their
+leading principal components on the judge split; classes are a vote over the nets and small shifts. Without labels
 each image is its own class (exemplar learning), so the features tell images apart and ignore the augmentations. Vectors
 are judged in their own coordinates, standardised.
 
@@ -34,6 +35,12 @@ from quintet.metrics.sizes import Array, matrix
 
 EXEMPLARS = 256
 BATCH = 256
+
+COMPONENTS = 64
+"""Features at most: what small nets add beyond is noise to a covariance of a few hundred items."""
+
+SHIFTS = ((0.0, 0.0), (0.09, 0.0), (-0.09, 0.0), (0.0, 0.09), (0.0, -0.09))
+"""Where an image is looked at for its class, in halves of its width and height."""
 
 
 class Space(Protocol):
@@ -201,7 +208,8 @@ class Judge:
         self.low, self.high, self.info = low, high, dict(info)
         self.classes = next(m for m in nets if isinstance(m, JudgeNet)).head.out_features
         width = sum(m.head.in_features for m in nets if isinstance(m, JudgeNet))
-        self.mean, self.scale = np.zeros(width), np.ones(width)
+        self.mean: Array = np.zeros(width)
+        self.axes: Array = np.eye(width)
         self.accuracy: float | None = None
         self.kernel: Kernel = Polynomial()
 
@@ -211,16 +219,19 @@ class Judge:
         return f"judge network ({len(self.nets)} nets, {what} of the judge split)"
 
     def features(self, raw: NDArray[np.generic]) -> Array:
-        """(N, C, H, W) raw to (N, d) standardised penultimate activations."""
-        return (self._activations(raw) - self.mean) / self.scale
+        """(N, C, H, W) raw to (N, d): leading components of the standardised penultimate activations."""
+        result: Array = (self._activations(raw) - self.mean) @ self.axes
+        return result
 
     def log_probs(self, raw: NDArray[np.generic]) -> Array:
-        """(N, classes): log of the nets' mean probability."""
+        """(N, classes): log of the mean probability over nets and SHIFTS."""
         parts = []
-        for x in self._batches(raw):
-            parts.append(torch.stack([net(x).double().log_softmax(1) for net in self.nets]).logsumexp(0))
-        result: Array = torch.cat(parts).numpy() - math.log(len(self.nets))
-        return result
+        with torch.no_grad():
+            for x in self._batches(raw):
+                views = [_shifted(x, *shift) for shift in SHIFTS]
+                parts.append(torch.stack([net(v).double().log_softmax(1) for net in self.nets for v in views]))
+        result: Array = torch.cat([part.logsumexp(0) for part in parts]).numpy()
+        return result - math.log(len(self.nets) * len(SHIFTS))
 
     def predict(self, raw: NDArray[np.generic]) -> NDArray[np.int64]:
         """(N,) the most probable class of each item."""
@@ -238,7 +249,7 @@ class Judge:
             "name": self.name,
             "task": self.task,
             "classes": self.classes,
-            "features": len(self.mean),
+            "features": int(self.axes.shape[1]),
             "accuracy": self.accuracy,
             **self.info,
         }
@@ -248,7 +259,7 @@ class Judge:
         from safetensors.torch import save_file
 
         tensors = {key: value.contiguous() for key, value in self.nets.state_dict().items()}
-        tensors |= {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
+        tensors |= {"mean": torch.from_numpy(self.mean), "axes": torch.from_numpy(np.ascontiguousarray(self.axes))}
         save_file(tensors, folder / self.FILES[0])
         data = {
             "spec": self.spec.to_json(), "task": self.task, "classes": self.classes, "low": self.low, "high": self.high,
@@ -263,13 +274,13 @@ class Judge:
 
         data = json.loads((folder / Judge.FILES[1]).read_text(encoding="utf-8"))
         tensors = load_file(folder / Judge.FILES[0])
-        spec, mean, scale = DataSpec.from_json(data["spec"]), tensors.pop("mean"), tensors.pop("scale")
+        spec, mean, axes = DataSpec.from_json(data["spec"]), tensors.pop("mean"), tensors.pop("axes")
         width = len(mean) // data["nets"]
         with layer_noise(Rng(0, "load")):  # building draws weights that are replaced at once
             nets = nn.ModuleList(JudgeNet(spec.shape, data["classes"], width) for _ in range(data["nets"]))
         nets.load_state_dict(tensors)
         judge = Judge(spec, nets, task=data["task"], low=data["low"], high=data["high"], info=data["info"])
-        judge.mean, judge.scale, judge.accuracy = mean.numpy(), scale.numpy(), data["accuracy"]
+        judge.mean, judge.axes, judge.accuracy = mean.numpy(), axes.numpy(), data["accuracy"]
         return judge
 
     def _scaled(self, raw: NDArray[np.generic]) -> Tensor:
@@ -297,9 +308,9 @@ def train_judge(
     classes: int | None = None,
     seed: int = 0,
     networks: int = 3,
-    steps: int = 400,
+    steps: int = 300,
     batch: int = 64,
-    width: int = 32,
+    width: int = 64,
 ) -> Judge:
     """Train a judge on the judge split alone; the same arguments give the same judge.
 
@@ -335,10 +346,29 @@ def train_judge(
         _fit(net.requires_grad_(True).train(), x, targets, steps, min(batch, 4 * len(x)), rng("net", i))
         net.eval().requires_grad_(False)
     found = judge._activations(raw)
-    judge.mean = found.mean(axis=0)
-    scale = found.std(axis=0)
-    judge.scale = np.where(scale > 1e-3 * max(float(scale.max()), 1e-12), scale, max(float(scale.max()), 1e-12))
+    judge.mean, judge.axes = found.mean(axis=0), _leading(found)
     return judge
+
+
+def _leading(found: Array) -> Array:
+    """(width, d): standardises activations (N, width), then takes leading components, with mean variance one."""
+    scale = found.std(axis=0)
+    most = max(float(scale.max()), 1e-12)
+    weight = 1 / np.where(scale > 1e-3 * most, scale, most)
+    _, singular, axes = np.linalg.svd((found - found.mean(axis=0)) * weight, full_matrices=False)
+    keep = max(1, min(COMPONENTS, int((singular > 1e-6 * max(singular[0], 1e-12)).sum())))
+    spread = math.sqrt(float((singular[:keep] ** 2).mean()) / len(found))
+    result: Array = weight[:, None] * axes[:keep].T / max(spread, 1e-12)
+    return result
+
+
+def _shifted(x: Tensor, right: float, down: float) -> Tensor:
+    """Images (B, C, H, W) moved by parts of half their width and height, edges continued."""
+    if right == down == 0:
+        return x
+    theta = torch.tensor([[1.0, 0.0, right], [0.0, 1.0, down]]).expand(len(x), 2, 3)
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def _fit(net: nn.Module, x: Tensor, targets: Tensor, steps: int, batch: int, rng: Rng) -> None:
@@ -355,7 +385,7 @@ def _fit(net: nn.Module, x: Tensor, targets: Tensor, steps: int, batch: int, rng
 
 
 def _augment(x: Tensor, rng: Rng) -> Tensor:
-    """Turn up to 6 degrees, scale and shear up to 6 %, shift up to 1/16, add noise; (B, C, H, W) in [-1, 1]."""
+    """Turn up to 6 degrees, scale and shear up to 6 %, shift up to 1/16, contrast by 20 %, add noise; (B, C, H, W)."""
     u = rng("affine").uniform((len(x), 6)) * 2 - 1
     angle, (a, b, s) = u[:, 0] * math.radians(6), (0.06 * u[:, 1:4]).unbind(1)
     cos, sin = angle.cos(), angle.sin()
@@ -368,7 +398,8 @@ def _augment(x: Tensor, rng: Rng) -> Tensor:
     )  # (B, 2, 3); a shift of 0.125 is a sixteenth of the width
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    return moved + 0.1 * rng("noise").normal(tuple(x.shape))
+    contrast = 0.8 + 0.4 * rng("contrast").uniform((len(x), 1, 1, 1))
+    return (moved + 1 + 0.22 * rng("noise").normal(tuple(x.shape))) * contrast - 1  # -1 is the background
 
 
 def _range(raw: NDArray[np.generic], spec: DataSpec) -> tuple[float, float]:

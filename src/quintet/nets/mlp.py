@@ -8,8 +8,10 @@ Sources: He et al. 2016 (residual), Peebles & Xie 2023, section 3.2 (adaLN-zero)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import pi, prod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +24,27 @@ from quintet.core.recipe import NetworkConfig
 from quintet.core.spec import Cond
 from quintet.nets.layers import ConditionEmbedding, FourierTime, edge, zero
 
+Activation = Literal["silu", "leaky-relu"]
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "leaky-relu": partial(F.leaky_relu, negative_slope=0.2),
+}
+
+
+def waves(x: Tensor, octaves: int) -> Tensor:
+    """x (B, D) and sin, cos of 2^k pi x for k < octaves: (B, D (1 + 2 octaves)).
+
+    Lets a network see detail much finer than the data's scale. Source: Tancik et al. 2020, arXiv:2006.10739.
+    """
+    if not octaves:
+        return x
+    turns = pi * 2.0 ** torch.arange(octaves, device=x.device, dtype=x.dtype)
+    angle = (x[:, :, None] * turns).flatten(1)
+    return torch.cat([x, angle.sin(), angle.cos()], dim=1)
+
 
 class MLP(nn.Module):
-    """Linear layers with SiLU between; the condition and time vectors are added after the first layer."""
+    """Linear layers with an activation between; the condition and time vectors are added after the first layer."""
 
     def __init__(
         self,
@@ -36,37 +56,48 @@ class MLP(nn.Module):
         width: int,
         depth: int,
         zero_output: bool,
+        activation: Activation = "silu",
+        octaves: int = 0,
     ) -> None:
         super().__init__()
-        self.inputs, self.outputs = inputs, outputs
-        self.enter = edge(nn.Linear(prod(inputs), width))
+        self.inputs, self.outputs, self.octaves = inputs, outputs, octaves
+        self.activation = ACTIVATIONS[activation]
+        self.enter = edge(nn.Linear(prod(inputs) * (1 + 2 * octaves), width))
         self.embed = ConditionEmbedding(conditions, width)
         self.time = nn.Sequential(FourierTime(64), edge(nn.Linear(64, width))) if time else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         out = nn.Linear(width, prod(outputs))
         self.leave = edge(zero(out) if zero_output else out)
+        if activation == "leaky-relu":  # its kink sits at 0: He et al. 2015 keep the scale, and biases start there
+            for layer in (self.enter, *self.hidden):
+                assert isinstance(layer, nn.Linear)
+                nn.init.kaiming_normal_(layer.weight, a=0.2)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
         """x (B, *inputs), t (B,) -> (B, *outputs)."""
-        h = self.enter(x.flatten(1))
+        h = self.enter(waves(x.flatten(1), self.octaves))
         c = self.embed(cond, x)
         if c is not None:
             h = h + c
         if self.time is not None and t is not None:
             h = h + self.time(t.to(x.dtype))
         for layer in self.hidden:
-            h = layer(F.silu(h))
-        return self.leave(F.silu(h)).unflatten(1, self.outputs)
+            h = layer(self.activation(h))
+        out: Tensor = self.leave(self.activation(h))
+        return out.reshape(len(x), *self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MLPConfig(NetworkConfig):
-    """See MLP. `depth` counts hidden layers."""
+    """See MLP. `depth` counts hidden layers; `octaves` of sines and cosines of the input are put beside it."""
 
     kind = "mlp"
     width: int = Field(default=256, ge=1)
     depth: int = Field(default=3, ge=1)
     zero_output: bool = False
+    activation: Activation = "silu"
+    octaves: int = Field(default=0, ge=0, le=12)
 
     def build(
         self,
@@ -77,7 +108,15 @@ class MLPConfig(NetworkConfig):
         time: bool = False,
     ) -> nn.Module:
         return MLP(
-            inputs, outputs, conditions, time=time, width=self.width, depth=self.depth, zero_output=self.zero_output
+            inputs,
+            outputs,
+            conditions,
+            time=time,
+            width=self.width,
+            depth=self.depth,
+            zero_output=self.zero_output,
+            activation=self.activation,
+            octaves=self.octaves,
         )
 
 
@@ -139,7 +178,8 @@ class ResidualMLP(nn.Module):
         parts = self.modulate(F.silu(self.mix(F.silu(c)))).chunk(3 * self.depth, dim=1)
         for i, block in enumerate(self.blocks):
             h = block(h, *parts[3 * i : 3 * i + 3])
-        return self.leave(self.norm(h)).unflatten(1, self.outputs)
+        out: Tensor = self.leave(self.norm(h))
+        return out.reshape(len(x), *self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

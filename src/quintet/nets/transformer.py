@@ -119,9 +119,12 @@ class Cache:
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i a copy of row rows[i] (particles that survive a resampling)."""
-        self.tokens, self.context = self.tokens[rows], self.context[rows]
-        self.keys[:, :, :, : self.at] = self.keys[:, rows, :, : self.at]
-        self.values[:, :, :, : self.at] = self.values[:, rows, :, : self.at]
+        changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        source = rows[changed]
+        for kept in (self.tokens, self.context):
+            kept[changed] = kept[source]
+        for kept in (self.keys, self.values):
+            kept[:, changed, :, : self.at] = kept[:, source, :, : self.at]
 
 
 class Transformer(nn.Module):

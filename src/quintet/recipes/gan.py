@@ -36,11 +36,19 @@ def unfit(spec: DataSpec) -> str | None:
 
 
 def _pixels() -> Stage:
-    network = MLPConfig(width=256, depth=3)
+    network = MLPConfig(width=256, depth=3, activation="leaky-relu")
     return Stage(
         name="model",
         codec=PixelCodecConfig(),
-        model=GANConfig(generator=network, discriminator=network, latent=64, features=128, gamma=0.1, gamma_end=0.01),
+        model=GANConfig(
+            generator=network,
+            discriminator=network,
+            latent=64,
+            bound=1.1,
+            features=128,
+            gamma=3.0,
+            gamma_end=0.3,
+        ),
         train=TrainConfig(batch=128, optimizers=_optimizers(1e-3), warmup=50, decay=0.0),
     )
 

@@ -34,22 +34,30 @@ def unfit(spec: DataSpec) -> str | None:
 
 
 def _levels(spec: DataSpec) -> Stage:
+    colour = spec.kind == "image" and spec.shape[0] > 1
+    network = TransformerConfig(
+        width=64,
+        depth=3,
+        heads=4,
+        hidden=128,
+        reach=2 if colour else 3,  # neighbours in every channel: 62 and 24 of them
+        waves=2 if spec.levels is not None and spec.levels <= 32 else 4,
+        dropout=0.2,
+    )
     return _stage(
         LevelCodecConfig(),
-        AutoregressiveConfig(
-            network=TransformerConfig(width=64, depth=3, heads=4, hidden=128, reach=3, waves=2, dropout=0.2),
-            output=Categorical(),
-            grid=spec.shape,
-        ),
-        TrainConfig(batch=64, optimizers={"model": OPTIMIZER}, decay=0.6),
+        AutoregressiveConfig(network=network, output=Categorical(), grid=spec.shape),
+        TrainConfig(batch=max(16, min(64, 8192 // spec.dims)), optimizers={"model": OPTIMIZER}, decay=0.6),
     )
 
 
 def _columns() -> Stage:
     return _stage(
-        BinsCodecConfig(),
+        BinsCodecConfig(bins=256, spacing="uniform"),
         AutoregressiveConfig(
-            network=TransformerConfig(width=64, depth=2, heads=4, hidden=256, reach=8, waves=6, dropout=0.0),
+            network=TransformerConfig(
+                width=64, depth=2, heads=4, hidden=256, reach=8, waves=5, nominal=False, dropout=0.1
+            ),
             output=Categorical(),
         ),
         TrainConfig(batch=512, optimizers={"model": OPTIMIZER}, decay=0.6),

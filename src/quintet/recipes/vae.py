@@ -31,16 +31,17 @@ def unfit(spec: DataSpec) -> str | None:
 
 
 def _levels(spec: DataSpec) -> Stage:
-    network = ResidualMLPConfig(width=160, depth=1, hidden=320, context=64, dropout=0.2)
+    network = ResidualMLPConfig(width=160, depth=1, hidden=320, context=64, dropout=0.5)
     return Stage(
         name="model",
         codec=LevelCodecConfig(),
         model=VAEConfig(
             encoder=network,
             decoder=network,
-            width=16,
+            width=12,
             prior=MixtureConfig(components=50),
             likelihood=DiscretisedLogisticConfig(),
+            kl_warmup=0.3,
         ),
         train=TrainConfig(
             batch=128,

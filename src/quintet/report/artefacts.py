@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+STABILITY = ("skipped", "diverged", "collapsed", "rollback")
+"""Events that tell of stability; others (the end of the plan, a resume) are no trouble."""
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in training: when (seconds), and its text."""
+    """Something that went wrong in training: when (seconds), what, and its text where it has one of its own."""
 
     seconds: float
-    text: str
+    what: str
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ def training_log(place: Path | None, points: int = 240) -> Log:
         if isinstance(line.get("seconds"), int | float):
             seconds = float(line["seconds"])
         if line.get("kind") == "event":
-            events.append(Event(seconds, str(line.get("text") or line.get("what") or "")))
+            event = Event(seconds, str(line.get("what") or ""), str(line.get("text") or ""))
+            if event.what in STABILITY or event.text:
+                events.append(event)
         elif line.get("kind") == "step":
             for player, entry in line.items():
                 total = entry.get("total") if isinstance(entry, dict) else None

@@ -29,9 +29,6 @@ from quintet.report.artefacts import Arrays, Log, arrays, inside, training_log
 from quintet.report.pictures import COLOURS, Range, Window, by_class, colour, grid, lattice_side, mesh, scatter
 from quintet.report.words import catalogue, known, pair, say
 
-ALARM = 0.6
-"""Memorisation index from which on an interval above 0.5 raises the copy alarm."""
-
 _CLASSES = 12  # more columns than this and a grid is drawn in order instead
 _STRIP_FRAMES = 9
 _NEIGHBOURS = 10
@@ -182,6 +179,7 @@ class Neighbours:
 
     Attributes:
         alarm: True, False, or None where it was not measured.
+        finding: the numbers behind it.
         ratios: distance to training over distance to held-out, for each pair shown; for data other than images the
             medians of both distances and their ratio.
     """
@@ -189,7 +187,7 @@ class Neighbours:
     name: Markup | str
     family: str
     alarm: bool | None
-    index: str
+    finding: Markup | str
     samples: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
     ratios: tuple[str, ...] = ()
@@ -423,9 +421,7 @@ class _Page:
         """Floor, baselines, recipes."""
         keys = {c.key for c in columns}
         marked = {
-            c.key: table.best(self.compare.recipes, c.key, c.better, self.compare.floor.get(c.key))
-            for c in columns
-            if c.key not in table.COSTS
+            c.key: table.best(self.compare.recipes, c.key, c.better, self.compare.floor.get(c.key)) for c in columns
         }
         found = []
         if keys & set(self.compare.floor):
@@ -445,15 +441,14 @@ class _Page:
         return found
 
     def _recipe_cell(self, form: table.Column, recipe: RecipeResult, marked: tuple[str, str] | None) -> table.Cell:
-        if form.key in table.COSTS:
-            return table.cost_cell(form, recipe)
         best = marked[1] if marked is not None and marked[0] == recipe.name else ""
+        if form.key in table.COSTS:
+            return table.cost_cell(form, recipe, best)
         return table.metric_cell(form, table.estimate(recipe, form.key), recipe, best)
 
-    def likelihood_sign(self, recipe: str) -> str:
-        """What stands before bits per dimension: "≤" for a bound, "≈" for an estimate."""
-        kinds = {r.name: r.likelihood for r in self.compare.recipes}
-        return {"bound": "≤", "estimate": "≈"}.get(kinds.get(recipe, ""), "")
+    def likelihood(self, name: str) -> str:
+        """What kind of likelihood a recipe has: "exact", "bound", "estimate", "undefined"."""
+        return next(recipe.likelihood for recipe in self.compare.recipes if recipe.name == name)
 
     @staticmethod
     def _events(recipe: RecipeResult) -> tuple[Markup, ...]:
@@ -499,7 +494,7 @@ class _Page:
             events = tuple(
                 say("pictures.seed", seed=seed)
                 + " · "
-                + say("charts.event", seconds=table.significant(e.seconds), text=e.text)
+                + say("charts.event", seconds=f"{e.seconds:.3g}", text=e.text or known("event", e.what))
                 for seed, log in logs
                 for e in log.events
             )
@@ -547,36 +542,43 @@ class _Page:
         for recipe in self.compare.recipes:
             if self.state(recipe) or not table.done(recipe):
                 continue
-            e = table.estimate(recipe, "memorisation")
-            alarm = recipe.stability.get("copy_alarm")
+            metrics = {key: e for key in ("memorisation", "copies") if (e := table.estimate(recipe, key)) is not None}
+            found_by = [s.metrics["copies"] for s in table.done(recipe) if "copies" in s.metrics]
             place = next(
                 (p for s in table.done(recipe) if (p := inside(self.folder, s.run)) and (p / "nearest.npz").exists()),
                 None,
             )
-            found.append(self._neighbours(recipe.name, recipe.family, e, place, alarm))
+            found.append(self._neighbours(recipe.name, recipe.family, metrics, found_by, place))
         b = table.baseline(self.compare, "bootstrap")
         if b is not None:
             place = inside(self.folder, b.run)
             name = say("baseline.bootstrap")
-            found.append(self._neighbours(name, "baseline", b.metrics.get("memorisation"), place, None, bootstrap=True))
+            found_by = [b.metrics["copies"]] if "copies" in b.metrics else []
+            found.append(self._neighbours(name, "baseline", b.metrics, found_by, place, bootstrap=True))
         return found
 
     def _neighbours(
         self,
         name: Markup | str,
         family: str,
-        e: Estimate | None,
+        metrics: Mapping[str, Estimate],
+        found_by: Sequence[Estimate],
         place: Path | None,
-        alarm: object,
         *,
         bootstrap: bool = False,
     ) -> Neighbours:
-        if not isinstance(alarm, bool):
-            alarm = None if e is None or e.value is None else e.value >= ALARM and (e.low is None or e.low > 0.5)
-        index = "–" if e is None or e.value is None else self.forms["memorisation"].text(e.value)
+        tested = [e.protocol for e in found_by if e.value is not None]  # the metric's protocol starts with its finding
+        alarm = any(text.startswith("alarm") for text in tested) if tested else None
+        share, index = (metrics.get(key, Estimate(value=None)).value for key in ("copies", "memorisation"))
+        finding: Markup | str = ""
+        if index is not None:
+            index_text = self.forms["memorisation"].text(index)
+            finding = say("copies.index", index=index_text)
+            if share is not None:
+                finding = say("copies.finding", share=f"{100 * share:.1f}%", index=index_text)
         pairs = arrays(place, "nearest.npz", "sample", "train", "distance")
         if pairs is None or not self._fits(pairs["sample"]):
-            return Neighbours(name, family, alarm, index, bootstrap=bootstrap)
+            return Neighbours(name, family, alarm, finding, bootstrap=bootstrap)
         distance = np.asarray(pairs["distance"], np.float64)
         held = np.asarray(pairs["held_out"], np.float64) if "held_out" in pairs else None
         if not self.is_image:
@@ -585,20 +587,16 @@ class _Page:
             medians = tuple(
                 table.significant(v) if np.isfinite(v) else "–" for v in (near, far, near / far if far else np.nan)
             )
-            return Neighbours(name, family, alarm, index, ratios=medians, bootstrap=bootstrap)
+            return Neighbours(name, family, alarm, finding, ratios=medians, bootstrap=bootstrap)
         shown = range(min(_NEIGHBOURS, len(distance)))
         samples, train = (self.range.pixels(pairs[key][: len(shown)]) for key in ("sample", "train"))
         ratios = tuple(f"{distance[i] / held[i]:.2f}" if held is not None and held[i] > 0 else "–" for i in shown)
         return Neighbours(
-            name, family, alarm, index,
+            name, family, alarm, finding,
             tuple(grid(samples[i : i + 1], 1, width=88) for i in shown),
             tuple(grid(train[i : i + 1], 1, width=88) for i in shown),
             ratios, bootstrap=bootstrap,
         )  # fmt: skip
-
-    @property
-    def alarm_rule(self) -> Markup:
-        return say("copies.rule", threshold=ALARM)
 
     # -- 8. advice
 
@@ -610,9 +608,10 @@ class _Page:
         metric = str(entry.get("metric", ""))
         if "recipe" in entry:
             parts.append(Markup("<b>{}</b>").format(entry["recipe"]))
-        form = self.forms.get(metric, table.Column(metric, None))
+        own = {"seconds_per_1000": "sampling", "peak_bytes": "memory", "sequential_steps": "sequential"}
+        form = self.forms.get(own.get(metric, metric), table.Column(metric, None))
         if metric:
-            parts.append(known("metric", metric))
+            parts.append(known("metric", own.get(metric, metric)))
         value = entry.get("value")
         if isinstance(value, int | float):
             unit = Markup(" {}").format(say("table.thousandth")) if form.scale != 1.0 else ""
@@ -620,8 +619,10 @@ class _Page:
                 form.text(value), unit, form.interval(entry.get("low"), entry.get("high"))
             ))  # fmt: skip
         rest = {k: v for k, v in entry.items() if k not in ("metric", "recipe", "value", "low", "high", "n")}
-        parts += [Markup("{} {}").format(k, self.plain(v)) for k, v in rest.items()]
-        return Markup(" ").join(parts)
+        notes = [Markup("{} {}").format(known("entry", k), self.plain(v)) for k, v in rest.items() if v is not None]
+        if value is not None:  # beside a value the rest is a remark
+            return Markup(" ").join(parts)
+        return Markup(" ").join(parts) + (" " if parts else "") + Markup(", ").join(notes)
 
     # -- 9. protocol
 
@@ -630,6 +631,9 @@ class _Page:
         if isinstance(value, Mapping):
             if set(value) == {"en", "zh"}:
                 return pair(str(value["en"]), str(value["zh"]))
+            if "name" in value:  # a feature space: what it is called, and what tells how good it is
+                told = {k: value[k] for k in ("features", "accuracy") if value.get(k) is not None}
+                return Markup("; ").join([Markup("{}").format(value["name"]), *([self.plain(told)] if told else [])])
             return Markup("; ").join(
                 Markup("{} {}").format(known("entry", str(k)), self.plain(v)) for k, v in value.items()
             )
@@ -647,7 +651,22 @@ class _Page:
 
     def entries(self, found: Mapping[str, Any]) -> list[tuple[Markup, Markup]]:
         """A free-form dict as (name, value) lines."""
-        return [(known("entry", key), self.plain(value)) for key, value in found.items()]
+        return [(known("entry", k), self.plain(v)) for k, v in found.items() if v is not None and v not in ({}, [], "")]
+
+    @property
+    def budget_entries(self) -> list[tuple[Markup, Markup]]:
+        """The budget; where it is written as a text, its parts are left out."""
+        budget = self.compare.budget
+        return self.entries({k: v for k, v in budget.items() if "cell" not in budget or k not in ("unit", "amount")})
+
+    @property
+    def measuring_entries(self) -> list[tuple[Markup, Markup]]:
+        """The protocol but for the verdict rules, which stand apart, and the judge where it is among the spaces."""
+        protocol = dict(self.compare.protocol)
+        protocol.pop("verdicts", None)
+        if "judge" in protocol.get("spaces", {}):
+            protocol.pop("judge", None)
+        return self.entries(protocol)
 
     @property
     def data_entries(self) -> list[tuple[Markup, Markup]]:
@@ -670,6 +689,7 @@ class _Page:
             else:
                 text = self.plain(value)
             found.append((known("protocol", "labels" if key == "label_names" else key), text))
+        data.pop("conditions", None)  # the labels say it
         return found + self.entries(data)
 
     @property

@@ -24,6 +24,8 @@ _COST_BETTER: dict[str, Better] = {
     "sampling": "low", "sequential": "low", "memory": "low",
     "training": None, "steps": None, "flops": None, "params": None,
 }  # fmt: skip
+PAIRS_FOR_A_TEST = 6
+LEVEL = 0.05
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -66,8 +68,8 @@ class Column:
         if self.key in ("flops", "params"):
             return with_prefix(value)
         if self.key == "memory":
-            return f"{value / 2**20:,.0f} MB" if value < 2**30 else f"{value / 2**30:.2f} GB"
-        if self.key == "steps":
+            return f"{value / 1e6:,.0f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
+        if self.key in ("steps", "sequential"):
             return f"{round(value):,}"
         if self.decimals is None:
             return significant(value, 2 if self.key == "sampling" else 3)
@@ -144,60 +146,35 @@ def over_seeds(recipe: RecipeResult, key: str) -> Estimate | None:
     return Estimate(value=float(np.median(values)), low=min(values), high=max(values), n=len(values))
 
 
-def distance_from_best(value: float, better: Better) -> float:
-    """Smaller is better, whatever the metric."""
-    if better == "low":
-        return value
-    if better == "high":
-        return -value
-    return abs(value - float(better or 0.0))
+@dataclass(frozen=True)
+class Loss:
+    """A seed's value as something to be made small, with its sample-level interval."""
+
+    seed: int
+    value: float
+    low: float
+    high: float
 
 
-def lead(first: RecipeResult, second: RecipeResult, metric: str, better: Better, floor: Estimate | None) -> bool:
-    """Whether `first` beats `second` by the rule for "likely": every seed of one before every seed of the other, the
-    sample-level intervals disjoint, the gap above the floor's standard deviation. At least two seeds each.
-    """
-    a = [e for s in done(first) if (e := s.metrics.get(metric)) is not None and e.value is not None]
-    b = [e for s in done(second) if (e := s.metrics.get(metric)) is not None and e.value is not None]
-    if min(len(a), len(b)) < 2:
-        return False
-    far_a, near_b = max(_reach(e, better)[1] for e in a), min(_reach(e, better)[0] for e in b)
-    if far_a >= near_b:
-        return False
-    gap = min(distance_from_best(e.value or 0.0, better) for e in b) - max(
-        distance_from_best(e.value or 0.0, better) for e in a
-    )
-    return gap > deviation(floor)
-
-
-def _reach(e: Estimate, better: Better) -> tuple[float, float]:
-    """The interval as distances from the best value: nearest and farthest."""
-    assert e.value is not None
-    ends = [e.value if e.low is None else e.low, e.value if e.high is None else e.high]
-    distances = [distance_from_best(end, better) for end in ends]
-    inside = isinstance(better, float) and ends[0] <= better <= ends[1]
-    return (0.0 if inside else min(distances)), max(distances)
-
-
-def deviation(floor: Estimate | None) -> float:
-    """The floor's standard deviation, from its 95 % interval; 0 where it is unknown."""
-    if floor is None or floor.low is None or floor.high is None:
-        return 0.0
-    return (floor.high - floor.low) / (2 * 1.96)
-
-
-def sign_flip(first: RecipeResult, second: RecipeResult, metric: str, better: Better) -> float:
-    """Two-sided p of the exact sign-flip test over paired seeds; 1 with fewer than 6 pairs."""
-    a = {s.seed: e.value for s in done(first) if (e := s.metrics.get(metric)) is not None and e.value is not None}
-    b = {s.seed: e.value for s in done(second) if (e := s.metrics.get(metric)) is not None and e.value is not None}
-    pairs = sorted(a.keys() & b.keys())[:16]  # 65,536 sign patterns are enough
-    if len(pairs) < 6:
-        return 1.0
-    gaps = np.array([distance_from_best(b[s], better) - distance_from_best(a[s], better) for s in pairs])
-    if gaps.mean() <= 0:
-        return 1.0
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(pairs))))
-    return float(np.mean(np.abs(signs @ gaps) >= abs(gaps.sum()) * (1 - 1e-12)))
+def losses(recipe: RecipeResult, metric: str, better: Better) -> list[Loss]:
+    """The finished seeds' values of a metric or cost: as they are, negated, or as the distance to the ideal."""
+    found = []
+    for seed in done(recipe):
+        v = cost(seed, metric) if metric in COSTS else None
+        e = Estimate(value=v) if metric in COSTS else seed.metrics.get(metric)
+        if e is None or e.value is None or better is None:
+            continue
+        low, high = e.value if e.low is None else e.low, e.value if e.high is None else e.high
+        if better == "low":
+            found.append(Loss(seed.seed, e.value, low, high))
+        elif better == "high":
+            found.append(Loss(seed.seed, -e.value, -high, -low))
+        else:
+            ideal = float(better)
+            ends = (abs(low - ideal), abs(high - ideal))
+            nearest = 0.0 if low <= ideal <= high else min(ends)
+            found.append(Loss(seed.seed, abs(e.value - ideal), nearest, max(ends)))
+    return found
 
 
 def best(
@@ -205,17 +182,50 @@ def best(
 ) -> tuple[str, str] | None:
     """(recipe, verdict) of the one that may be called the best in this metric, None where it is too close to call.
 
-    "established" if it beats every other by the sign-flip test at 5 %, Holm over the others; "likely" if by `lead`.
+    The verdict rules of the comparison: with 6 paired seeds or more an exact sign-flip test against every other, Holm
+    over the others ("established"); with fewer every seed before every seed, disjoint intervals and a gap above the
+    floor's standard deviation ("likely").
     """
-    known = [(e.value, r) for r in recipes if (e := estimate(r, metric)) is not None and e.value is not None]
-    if better is None or len(known) < 2:
+    known = [(found, r) for r in recipes if (found := losses(r, metric, better))]
+    known.sort(key=lambda entry: float(np.median([x.value for x in entry[0]])))
+    if len(known) < 2:
         return None
-    first = min(known, key=lambda pair: distance_from_best(pair[0], better))[1]
-    others = [r for _, r in known if r is not first]
-    found = sorted(sign_flip(first, other, metric, better) for other in others)
-    if all(p * (len(found) - i) <= 0.05 for i, p in enumerate(found)):
-        return first.name, "established"
-    return (first.name, "likely") if all(lead(first, r, metric, better, floor) for r in others) else None
+    (ours, first), others = known[0], [found for found, _ in known[1:]]
+    pairs = [[(x.value, y.value) for x in ours for y in theirs if x.seed == y.seed] for theirs in others]
+    p = sorted(sign_flip([y - x for x, y in found]) for found in pairs if len(found) >= PAIRS_FOR_A_TEST)
+    holm = max((p[i] * (len(p) - i) for i in range(len(p))), default=0.0)
+    ahead = all(_median(ours) < _median(theirs) for theirs in others)
+    if len(p) == len(others):
+        return (first.name, "established") if holm < LEVEL and ahead else None
+    tested = all(
+        sign_flip([y - x for x, y in found]) < LEVEL if len(found) >= PAIRS_FOR_A_TEST else _apart(ours, theirs, floor)
+        for found, theirs in zip(pairs, others, strict=True)
+    )
+    return (first.name, "likely") if tested and ahead else None
+
+
+def _median(found: Sequence[Loss]) -> float:
+    return float(np.median([x.value for x in found]))
+
+
+def _apart(ours: Sequence[Loss], theirs: Sequence[Loss], floor: Estimate | None) -> bool:
+    seeds = max(x.value for x in ours) < min(x.value for x in theirs)
+    intervals = max(x.high for x in ours) < min(x.low for x in theirs)
+    return seeds and intervals and _median(theirs) - _median(ours) > deviation(floor)
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Two-sided p of "the differences are symmetric about zero" (Fisher 1935), exact over the first 14."""
+    gaps = np.array(differences[:14])
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(gaps))))
+    return float(np.mean(np.abs(signs @ gaps) >= abs(gaps.sum()) * (1 - 1e-12)))
+
+
+def deviation(floor: Estimate | None) -> float:
+    """The floor's standard deviation, from its 95 % interval; 0 where it is unknown."""
+    if floor is None or floor.low is None or floor.high is None:
+        return 0.0
+    return (floor.high - floor.low) / (2 * 1.959964)
 
 
 def column(key: str, estimates: Iterable[Estimate | None]) -> Column:
@@ -251,14 +261,14 @@ def metric_cell(form: Column, e: Estimate | None, recipe: RecipeResult | None = 
     return Cell(form.text(e.value), form.interval(e.low, e.high), e.value, None, best, e.protocol, e.n, seeds)
 
 
-def cost_cell(form: Column, recipe: RecipeResult) -> Cell:
+def cost_cell(form: Column, recipe: RecipeResult, best: str = "") -> Cell:
     """The cell of a cost, median and range over the seeds."""
     e = over_seeds(recipe, form.key)
     if e is None or e.value is None:
         return Cell(missing="")
     seeds = tuple((s.seed, form.text(v)) for s in done(recipe) if (v := cost(s, form.key)) is not None)
     interval = form.interval(e.low, e.high) if len(seeds) > 1 else ""
-    return Cell(form.text(e.value), interval, e.value, seeds=seeds)
+    return Cell(form.text(e.value), interval, e.value, best=best, seeds=seeds)
 
 
 def metrics_of(compare: Compare) -> list[str]:

@@ -6,6 +6,7 @@ time.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from importlib import resources
@@ -14,6 +15,9 @@ from markupsafe import Markup
 
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
 """Our language codes and the value of the `lang` attribute."""
+
+
+_PAIR = re.compile(r'<span data-lang="(en|zh)"[^>]*>(.*?)</span>', re.S)
 
 
 @cache
@@ -41,7 +45,15 @@ def say(key: str, **fields: object) -> Markup:
     Raises: KeyError for an unknown key or a missing field (ours to fix, not the user's).
     """
     texts = catalogue()[key]
-    return pair(*(Markup(texts[code]).format(**fields) for code in LANGUAGES))
+    en, zh = (Markup(texts[code]).format(**{k: _one(v, code) for k, v in fields.items()}) for code in LANGUAGES)
+    return pair(en, zh)
+
+
+def _one(field: object, code: str) -> object:
+    """A field in one language: of a pair its half, so that pairs never stand inside each other."""
+    if not isinstance(field, Markup):
+        return field
+    return Markup(_PAIR.sub(lambda found: found[2] if found[1] == code else "", field))
 
 
 def known(section: str, key: str) -> Markup:

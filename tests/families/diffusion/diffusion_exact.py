@@ -35,15 +35,14 @@ class Exact(nn.Module):
     ) -> None:
         super().__init__()
         self.path, self.target, self.labels = PATHS[path], target, labels
-        self.means = nn.Parameter(means.double())  # (K, D)
+        self.means = nn.Parameter(means.double().clone())  # (K, D)
         self.covariance = covariance.double()
         self.weights = torch.full((len(means),), 1 / len(means)).double() if weights is None else weights.double()
 
     def forward(self, x: Tensor, cond: Cond, t: Tensor) -> Tensor:
         a, s = self.path.a(t)[:, None], self.path.s(t)[:, None]
         x0 = self.posterior_mean(x, cond, t)
-        # the limit at s = 0 is never asked of a target that needs it
-        eps = (x - a * x0) / s.clamp_min(1e-300)
+        eps = torch.where(s == 0, 0.0, (x - a * x0) / s.clamp_min(1e-300))  # clean data say nothing of the noise
         if self.target == "x0":
             return x0
         if self.target == "eps":
@@ -51,8 +50,7 @@ class Exact(nn.Module):
         if self.target == "v":
             return a * eps - s * x0
         if self.target == "velocity":
-            clean = s == 0
-            return self.path.da(t)[:, None] * x0 + self.path.ds(t)[:, None] * torch.where(clean, 0.0, eps)
+            return self.path.da(t)[:, None] * x0 + self.path.ds(t)[:, None] * eps
         return -eps / s
 
     def posterior_mean(self, x: Tensor, cond: Cond, t: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -77,7 +78,7 @@ def test_sampling_order(solver: str) -> None:
     exact = flow_map("linear", Rng(4, "s")("noise").normal((64, 3)).double(), 1.0, 0.0)
     errors = [
         (model.sample(64, rng=Rng(4, "s"), sampling=OdeSampling(solver=solver, steps=n)) - exact).abs().max().item()  # type: ignore[arg-type]
-        for n in (64, 128)
+        for n in (128, 256)
     ]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
@@ -95,13 +96,13 @@ def test_likelihood_of_a_gaussian(path: PathName, target: TargetName) -> None:
 def test_probes_are_unbiased_and_rows_are_their_own() -> None:
     x = MEAN + draws(64, 3, 6) @ ROOT.T
     exact = torch.distributions.MultivariateNormal(MEAN, COVARIANCE).log_prob(x)
-    fixed = OdeSampling(solver="rk4", steps=24)
+    fixed = OdeSampling(solver="rk4", steps=16)
     one = gaussian("linear", "velocity", probes=1, integration=fixed)
-    errors = torch.stack([one.log_prob(x, rng=Rng(seed, "probe")) - exact for seed in range(12)])
+    errors = torch.stack([one.log_prob(x, rng=Rng(seed, "probe")) - exact for seed in range(8)])
     assert errors.std() > 0.05  # the covariance is not diagonal, so a probe is an estimate
     assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(errors.numel())
     four = gaussian("linear", "velocity", probes=4, integration=fixed)
-    spread = torch.stack([four.log_prob(x, rng=Rng(seed, "probe")) - exact for seed in range(12)]).std()
+    spread = torch.stack([four.log_prob(x, rng=Rng(seed, "probe")) - exact for seed in range(8)]).std()
     assert spread < 0.75 * errors.std()
     rng = Rng(1, "rows")
     torch.testing.assert_close(one.log_prob(x, rng=rng)[9:12], one.log_prob(x[9:12], rng=rng.at(9)))
@@ -141,14 +142,16 @@ def test_the_optimum_on_a_finite_set_is_to_memorise_it() -> None:
     points = draws(12, 4, 7) * 1.5
     network = Exact("linear", "velocity", points, torch.zeros(4, 4))
     model = model_of(network, path="linear", target="velocity", sampling=OdeSampling(solver="heun", steps=400))
-    x, sigma = draws(6, 4, 8), 0.7
+    x, sigma = draws(6, 4, 8), 0.75
     weights = torch.softmax(-(torch.cdist(x, points) ** 2) / (2 * sigma**2), 1)
-    torch.testing.assert_close(model.denoiser()(x, torch.tensor(sigma)), weights @ points, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        model.denoiser()(x, torch.tensor(sigma).double()), weights @ points, rtol=1e-8, atol=1e-8
+    )
     # the step before t = 0 divides by s, so stop at the last denoised state instead of the singular end
     noise = Rng(9, "s")("noise").normal((200, 4)).double()
     field, state = model.velocity(), noise
     times = OdeSampling(steps=400).times(1.0, 0.0)
-    for t, r in zip(times[:-1], times[1:], strict=True):
+    for t, r in itertools.pairwise(times):
         state = state + (r - t) * field(state, t.expand(len(state)))
     distance, which = torch.cdist(state, points).min(1)
     assert distance.max() < 1e-2
@@ -249,7 +252,7 @@ def chain() -> tuple[Tensor, Tensor, Tensor, float, float]:
 
 
 def kernel(k: int) -> tuple[float, float, float]:
-    """p(x_k | x_{k+1}) = N(m + slope (x_{k+1} - m'), v): slope, intercept and v of the true reverse of a Markov chain."""
+    """p(x_k | x_{k+1}) = N(slope x_{k+1} + intercept, v): the true reverse of the forward Markov chain."""
     _, a, s, mu, variance = chain()
     v, later = a[k] ** 2 * variance + s[k] ** 2, a[k + 1] ** 2 * variance + s[k + 1] ** 2
     joint = a[k + 1] / a[k] * v  # forward: x_{k+1} = (a_{k+1} / a_k) x_k + fresh noise

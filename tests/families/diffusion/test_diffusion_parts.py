@@ -18,6 +18,7 @@ from quintet.core.spec import DataSpec
 from quintet.families.diffusion.model import Diffusion, DiffusionConfig, OdeSampling
 from quintet.families.diffusion.paths import PATHS, PathName
 from quintet.families.diffusion.targets import TargetName, combine, convert, factors
+from quintet.families.diffusion.warps import WarpConfig
 from quintet.families.diffusion.weighting import WeightingConfig
 from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
 
@@ -121,12 +122,46 @@ def test_class_dropout() -> None:
     assert torch.equal(small(class_dropout=0.0)._hide({"label": label}, Rng(0, "hide"))["label"], label)
 
 
+def test_warps_move_what_they_say() -> None:
+    """A blob's centre of mass moves by the table's shift; unwarped images stay the same to the bit."""
+    shifts = WarpConfig(share=0.5, count=20, rotation=0.0, stretch=0.0, shift=0.125).build(
+        DataSpec("image", (1, 16, 16))
+    )
+    place = (torch.arange(16) + 0.5) / 8 - 1  # pixel centres; the image goes from -1 to 1
+    blob = torch.exp(-8 * (place[:, None] ** 2 + place[None] ** 2))[None, None].repeat(600, 1, 1, 1)
+    out, which = shifts(blob, Rng(0, "warp"))
+    plain = which == -1
+    assert abs(plain.double().mean() - 0.5) < 4 * 0.5 / 600**0.5
+    assert torch.equal(out[plain], blob[plain])
+    mass = out[~plain].sum((1, 2, 3))
+    centre = torch.stack([(out[~plain] * place).sum((1, 2, 3)), (out[~plain] * place[:, None]).sum((1, 2, 3))], 1)
+    # a map says where a pixel comes from, so the content moves the other way
+    torch.testing.assert_close(centre / mass[:, None], -shifts.maps[which[~plain], :, 2], rtol=0, atol=5e-3)
+    part, part_which = shifts(blob[:10], Rng(0, "warp").at(64))
+    assert torch.equal(part_which, which[64:74])
+    torch.testing.assert_close(part, out[64:74])
+    with pytest.raises(ValueError, match="images"):
+        WarpConfig().build(DataSpec("vector", (2,)))
+
+
+def test_warps_do_not_show_outside_training() -> None:
+    model = small(warps=WarpConfig(share=1.0, count=4))
+    x, label = Rng(1, "x").normal((8, 1, 4, 4)), torch.arange(8) % 5
+    with torch.no_grad():
+        plain = small(warps=WarpConfig(share=0.0, count=4)).loss(turn(x, label=label)).total
+        assert model.loss(turn(x, label=label)).total != plain
+        out = model.sample(8, {"label": label}, rng=Rng(0, "s"))
+    assert out.shape == x.shape
+    assert dict(model.spec.conditions) == {"label": 5}
+
+
 def test_gradients_reach_every_parameter() -> None:
-    model = small()
+    model = small(warps=WarpConfig())
     loss = model.loss(turn(Rng(1, "x").normal((32, 1, 4, 4)), label=torch.arange(32) % 5))
     loss.total.backward()
     for name, p in model.named_parameters():
-        assert p.grad is not None and p.grad.abs().sum() > 0, name
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
 
 
 @pytest.mark.parametrize(

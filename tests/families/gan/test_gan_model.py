@@ -173,6 +173,50 @@ class Recorder(nn.Module):
         return z[:, :2]
 
 
+def test_coins_are_fair_and_reach_the_generator():
+    model = build(VECTOR, coins=3)
+    model.generator = Recorder()
+    model.sample(1000, rng=Rng(0, "s"))
+    z = model.generator.seen
+    assert z.shape == (1000, 8)
+    coins = z[:, 5:]
+    assert set(coins.unique().tolist()) == {-1.0, 1.0}
+    assert coins.mean(0).abs().max() < 5 / len(z) ** 0.5
+    assert (coins.T @ coins / len(z) - torch.eye(3)).abs().max() < 5 / len(z) ** 0.5
+
+
+def test_trace_keeps_coins():
+    model = build(VECTOR, coins=3)
+    seen = []
+    model.generator = Recorder()
+    forward = model.generator.forward
+    model.generator.forward = lambda z, cond: seen.append(z) or forward(z, cond)
+    model.trace(4, 3, rng=Rng(0, "trace"))
+    assert all(torch.equal(z[:, 5:], seen[0][:, 5:]) for z in seen)
+    assert not torch.allclose(seen[0][:, :5], seen[2][:, :5])
+
+
+def test_bound_holds_and_is_reached_smoothly():
+    model, free = build(bound=1.1), build()
+    x, y = (m.sample(50, rng=Rng(0, "s")) for m in (model, free))
+    assert x.abs().max() < 1.1
+    assert torch.allclose(x, 1.1 * torch.tanh(y))
+
+
+def test_noise_has_its_standard_deviation_and_differs_between_turns():
+    model = build(VECTOR, noise=0.3)
+    seen = []
+    model.discriminator.forward = lambda x, cond: seen.append(x.detach()) or x.sum(1)
+    turn = turn_of(model, n=4000)
+    for player in model.players():
+        player.loss(turn)
+    clean = torch.cat([turn.batch.x, turn.shared.x.detach()])
+    first, second = seen[0] - clean, torch.cat(seen[1:]) - clean
+    for noise in (first, second):
+        assert noise.std().item() == pytest.approx(0.3, rel=0.05)
+    assert (first * second).mean().abs().item() < 0.01
+
+
 def test_trace_walks_from_one_sample_to_another():
     model = build()
     trace = model.trace(4, 5, {"label": torch.tensor([0, 1, 2, 0])}, rng=Rng(2, "trace"))

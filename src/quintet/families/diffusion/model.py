@@ -27,6 +27,7 @@ from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
 from quintet.families.diffusion.paths import PATHS, PathName, wide
 from quintet.families.diffusion.targets import DEFINED, TargetName, combine, convert
+from quintet.families.diffusion.warps import CONDITION, WarpConfig, Warps
 from quintet.families.diffusion.weighting import WeightingConfig
 from quintet.samplers.guidance import guided
 from quintet.samplers.ode import FIXED, Counted, Solver, Velocity, solve
@@ -70,8 +71,9 @@ class Diffusion(
         network: (x, cond, t) -> prediction of `target`, all (B, *spec.shape).
         path, target, weighting, sampling: see their classes.
         class_dropout: share of training examples whose conditions are hidden.
+        integration: how `log_prob` integrates; its guidance plays no part.
         probes: random probes of the divergence per item in `log_prob`; 0 = the exact trace.
-        likelihood: how `log_prob` integrates; its guidance plays no part.
+        warps: augmentation that the network is told of, through the condition warps.CONDITION.
     """
 
     likelihood = "estimate"
@@ -88,13 +90,14 @@ class Diffusion(
         sampling: OdeSampling,
         integration: OdeSampling,
         probes: int,
+        warps: Warps | None = None,
     ) -> None:
         super().__init__(spec, sampling)
         if spec.levels is not None:
             raise ValueError("diffusion models continuous data; the recipe's codec turns levels into them")
         self.network, self.path, self.target = network, PATHS[path], target
         self.weighting, self.class_dropout = weighting, class_dropout
-        self.integration, self.probes = integration, probes
+        self.integration, self.probes, self.warps = integration, probes, warps
 
     # training
 
@@ -107,9 +110,12 @@ class Diffusion(
         Source: Lipman et al. 2023, eq. 14 for the linear path with the velocity target.
         """
         x0 = turn.batch.x
+        cond = self._hide(turn.batch.cond, turn.rng("hide"))
+        if self.warps is not None:
+            x0, which = self.warps(x0, turn.rng("warp"))
+            cond = {**cond, CONDITION: which}
         t = self.weighting.times(len(x0), turn.rng("time")).to(x0.dtype)
         eps = turn.rng("noise").normal(tuple(x0.shape)).to(x0.dtype)
-        cond = self._hide(turn.batch.cond, turn.rng("hide"))
         y = self.network(self.path.point(x0, eps, t), cond, t)
         error = (y - combine(self.target, self.path, x0, eps, t)).square().flatten(1).mean(1)  # (B,)
         total = (self.weighting.weight(self.target, self.path, t) * error).mean()
@@ -266,9 +272,11 @@ class DiffusionConfig(ModelConfig):
     sampling: OdeSampling = OdeSampling()
     integration: OdeSampling = OdeSampling(solver="rk4", steps=16)
     probes: int | None = Field(default=None, ge=0)
+    warps: WarpConfig | None = None
 
     def build(self, spec: DataSpec) -> Diffusion:
-        network = self.network.build(spec.shape, spec.shape, spec.conditions, time=True)
+        told = {} if self.warps is None else {CONDITION: self.warps.count}
+        network = self.network.build(spec.shape, spec.shape, {**spec.conditions, **told}, time=True)
         probes = self.probes if self.probes is not None else (0 if spec.dims <= 8 else 1)
         return Diffusion(
             spec,
@@ -280,4 +288,5 @@ class DiffusionConfig(ModelConfig):
             sampling=self.sampling,
             integration=self.integration,
             probes=probes,
+            warps=None if self.warps is None else self.warps.build(spec),
         )

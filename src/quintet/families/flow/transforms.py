@@ -206,7 +206,6 @@ class LULinear(Transform):
         self.upper = nn.Parameter(torch.zeros(dims, dims))
         self.log_diagonal = nn.Parameter(torch.zeros(dims))
         self.shift = nn.Parameter(torch.zeros(dims))
-        self.edge = True  # triangles are not what Muon orthogonalises
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         lower, upper = self._factors()

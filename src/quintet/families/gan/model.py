@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ class Fakes:
 class Discriminator(nn.Module):
     """A network to a feature vector, and a linear logit whose weight is shifted by the label (projection).
 
-    logit(x, c) = <w + sum_k V_k[c_k], f(x)> / sqrt(width) + b: arXiv:1802.05637, eq. 3.
+    logit(x, c) = <w + sum_k V_k[c_k], leaky(f(x))> / sqrt(width): arXiv:1802.05637, eq. 3, with f's output passed
+    through an activation. Without one the network's last bias would cancel between reals and fakes of one label.
 
     Args:
         body: (x (B, *E), {}) -> (B, width).
@@ -84,7 +86,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         """(B,) logits."""
-        features: Tensor = self.body(x, {})  # (B, width)
+        features = F.leaky_relu(self.body(x, {}), 0.2)  # (B, width)
         direction = self.weight  # (width,) or (B, width)
         for name, table in self.labels.items():
             assert isinstance(table, nn.Embedding)
@@ -110,6 +112,10 @@ class GAN(Model[GANSampling], HasTrace):
         label_dropout: share of rows, real and fake alike, whose conditions are hidden, so that unconditional
             sampling is learned.
         augment: probability that a discriminator's input image is shifted by up to an eighth of its size.
+        coins: number of fair signs appended to z, with which the generator can tell separate modes apart without a
+            bridge of examples between them (a continuous z has a connected image).
+        bound: largest absolute output, by a tanh; None for no bound. Data with much mass at the ends of their range
+            (ink on white paper) are met far sooner with one.
         noise: standard deviation of normal noise on all the discriminator's inputs, real and fake.
         sampling: see GANSampling.
     """
@@ -127,13 +133,16 @@ class GAN(Model[GANSampling], HasTrace):
         label_dropout: float,
         augment: float,
         noise: float,
+        coins: int,
+        bound: float | None,
         sampling: GANSampling,
     ) -> None:
         super().__init__(spec, sampling)
         if spec.levels is not None:
             raise ValueError("a GAN needs continuous data, got discrete levels; choose a codec with continuous values")
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
-        self.latent, self.gamma, self.gamma_end = latent, gamma, gamma_end
+        self.latent, self.coins, self.bound = latent, coins, bound
+        self.gamma, self.gamma_end = gamma, gamma_end
         self.label_dropout, self.augment, self.noise = label_dropout, augment, noise
 
     def players(self) -> Sequence[Player]:
@@ -145,9 +154,9 @@ class GAN(Model[GANSampling], HasTrace):
     def shared(self, turn: Turn) -> Fakes:
         """Fakes for the batch's labels."""
         real = turn.batch.x
-        z = turn.rng("latent").normal((len(real), self.latent)).to(real.dtype)
+        z = self._latent(len(real), turn.rng("latent")).to(real.dtype)
         cond = self._hide(turn.batch.cond, turn.rng("hide"))
-        return Fakes(self.generator(z, cond), cond)
+        return Fakes(self._draw(z, cond), cond)
 
     def discriminator_loss(self, turn: Turn) -> Loss:
         """Adversarial loss plus gamma / 2 (R1 + R2), by one forward pass over reals and fakes and one derivative."""
@@ -190,28 +199,39 @@ class GAN(Model[GANSampling], HasTrace):
     @torch.no_grad()
     def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: GANSampling | None = None) -> Tensor:
         sampling = sampling or self.sampling
-        z = rng("latent").normal((n, self.latent)) * sampling.truncation
-        return self._generate(z, cond or {})
+        return self._generate(self._latent(n, rng("latent"), sampling.truncation), cond or {})
 
     def sequential_steps(self, sampling: GANSampling | None = None) -> int:
         return 1
 
     @torch.no_grad()
     def trace(self, n: int, frames: int, cond: Cond | None = None, *, rng: Rng) -> Trace:
-        """n walks along great circles between two latents, which keeps |z| typical for a Gaussian."""
+        """n walks along great circles between two latents, which keeps |z| typical for a Gaussian; coins stay."""
         if frames < 1:
             raise ValueError(f"frames must be at least 1, got {frames}")
-        start, end = (rng("latent", name).normal((n, self.latent)) for name in ("start", "end"))
+        start, end = (self._latent(n, rng("latent", name)) for name in ("start", "end"))
+        (a, coins), b = start.split([self.latent, self.coins], 1), end[:, : self.latent]
         at = torch.linspace(0, 1, frames).tolist()
-        pictures = torch.stack([self._generate(slerp(start, end, t), cond or {}) for t in at])
+        walk = (torch.cat([slerp(a, b, t), coins], 1) for t in at)
+        pictures = torch.stack([self._generate(z, cond or {}) for z in walk])
         return Trace("interpolate", pictures, tuple(f"{t:.0%}" for t in at))
+
+    def _latent(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
+        z = rng("normal").normal((n, self.latent)) * truncation
+        if not self.coins:
+            return z
+        return torch.cat([z, 2.0 * rng("coins").integers(0, 2, (n, self.coins)) - 1], 1)
+
+    def _draw(self, z: Tensor, cond: Cond) -> Tensor:
+        x: Tensor = self.generator(z, cond)
+        return x if self.bound is None else self.bound * torch.tanh(x)
 
     def _generate(self, z: Tensor, cond: Cond) -> Tensor:
         parameter = next(self.generator.parameters())
         z = z.to(parameter.device, parameter.dtype)
         cond = {name: label.to(z.device) for name, label in cond.items()}
         parts = [
-            self.generator(z[i : i + SAMPLE_CHUNK], {name: c[i : i + SAMPLE_CHUNK] for name, c in cond.items()})
+            self._draw(z[i : i + SAMPLE_CHUNK], {name: c[i : i + SAMPLE_CHUNK] for name, c in cond.items()})
             for i in range(0, len(z), SAMPLE_CHUNK)
         ]
         return torch.cat(parts) if parts else z.new_empty((0, *self.spec.shape))
@@ -240,6 +260,8 @@ class GANConfig(ModelConfig):
     discriminator: NetworkConfig
     loss: AdversarialLoss = Relativistic()
     latent: int = Field(default=64, ge=1)
+    coins: int = Field(default=0, ge=0)
+    bound: float | None = Field(default=None, gt=0)
     features: int = Field(default=128, ge=1)
     gamma: float = Field(default=0.1, ge=0)
     gamma_end: float = Field(default=0.01, ge=0)
@@ -249,7 +271,7 @@ class GANConfig(ModelConfig):
     sampling: GANSampling = GANSampling()
 
     def build(self, spec: DataSpec) -> GAN:
-        generator = self.generator.build((self.latent,), spec.shape, spec.conditions)
+        generator = self.generator.build((self.latent + self.coins,), spec.shape, spec.conditions)
         body = self.discriminator.build(spec.shape, (self.features,), {})
         return GAN(
             spec,
@@ -262,6 +284,8 @@ class GANConfig(ModelConfig):
             label_dropout=self.label_dropout if spec.conditions else 0.0,
             augment=self.augment if spec.kind == "image" else 0.0,
             noise=self.noise,
+            coins=self.coins,
+            bound=self.bound,
             sampling=self.sampling,
         )
 
@@ -283,7 +307,8 @@ def diversity_ratio(real: Tensor, fake: Tensor, cond: Cond) -> Tensor:
         label, order = next(iter(cond.values())).sort(stable=True)
         real, fake, same = real[order], fake[order], (label[1:] == label[:-1]).float()
     apart = [(x[1:] - x[:-1]).flatten(1).norm(dim=1) for x in (real, fake)]
-    return (apart[1] * same).sum() / (apart[0] * same).sum().clamp_min(1e-12)
+    ratio: Tensor = (apart[1] * same).sum() / (apart[0] * same).sum().clamp_min(1e-12)
+    return ratio
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
