@@ -63,7 +63,7 @@ SEED = 0
 BATCH = 16
 EXAMPLES = 96
 STEPS = 6  # of the short training behind the checks
-SPREAD = 0.1  # of the noise that opens what was initialised to zero
+SPREAD = 0.5  # of the noise that opens what was initialised to zero
 FEW = 10
 MANY = CHUNK + 6  # more than one chunk of random rows
 

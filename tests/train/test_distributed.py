@@ -145,6 +145,7 @@ class Case:
             wanted |= {f"{player.name}/{names[id(p)]}": p.grad.clone() for p in own if p.grad is not None}
         names = {id(p): name for name, p in model.named_parameters()}
         for player, loss in self.backward(model, batches, first):
+            _reshard(model)
             mine = {id(p) for p in player.module.parameters()}
             found["losses"][player.name] = _mean(loss)
             for p in model.parameters():
@@ -189,6 +190,15 @@ def _shard(model: Any) -> None:
             for method in ("kl", "log_prob", "centred", "scale"):
                 if hasattr(part, method):
                     register_fsdp_forward_method(part, method)
+
+
+def _reshard(model: Any) -> None:
+    """Free gathered weights, so that parameters are the shards, which hold the reduced gradients."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _mean(value: Any) -> float:

@@ -153,10 +153,12 @@ class ResidualMLP(nn.Module):
         hidden: int,
         context: int,
         dropout: float,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
         self.inputs, self.outputs, self.depth = inputs, outputs, depth
-        self.enter = edge(nn.Linear(prod(inputs), width))
+        self.octaves = octaves
+        self.enter = edge(nn.Linear(prod(inputs) * (1 + 2 * octaves), width))
         self.embed = ConditionEmbedding(conditions, context)
         self.time = nn.Sequential(FourierTime(64), edge(nn.Linear(64, context))) if time else None
         self.context = nn.Parameter(torch.zeros(context))
@@ -168,7 +170,7 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
         """x (B, *inputs), t (B,) -> (B, *outputs)."""
-        h = self.enter(x.flatten(1))  # (B, width)
+        h = self.enter(waves(x.flatten(1), self.octaves))  # (B, width)
         c = self.context.expand(len(x), -1)  # (B, context)
         if self.time is not None and t is not None:
             c = c + self.time(t.to(x.dtype))
@@ -184,7 +186,7 @@ class ResidualMLP(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ResidualMLPConfig(NetworkConfig):
-    """See ResidualMLP. `context` is the width of the time and condition vector."""
+    """See ResidualMLP. `context` is the width of the time and condition vector; `octaves` as in MLP."""
 
     kind = "residual-mlp"
     width: int = Field(default=256, ge=1)
@@ -192,6 +194,7 @@ class ResidualMLPConfig(NetworkConfig):
     hidden: int = Field(default=512, ge=1)
     context: int = Field(default=128, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    octaves: int = Field(default=0, ge=0, le=12)
 
     def build(
         self,
@@ -211,4 +214,5 @@ class ResidualMLPConfig(NetworkConfig):
             hidden=self.hidden,
             context=self.context,
             dropout=self.dropout,
+            octaves=self.octaves,
         )

@@ -238,7 +238,7 @@ class Transformer(nn.Module):
             )
         if tokens is not None:
             cache.tokens[:, i - 1] = tokens
-        previous = cache.tokens[:, (i - 1) % (self.length + 1), None]  # before the first: the last place, "outside"
+        previous = cache.tokens[:, max(i - 1, 0), None]  # before the first: its own place, still "outside"
         h = self.enter(cache.tokens, self.near[i : i + 1], previous)  # (n, 1, W)
         h = h + self.where(self.places[i : i + 1]) + cache.context[:, None]
         for k, block in enumerate(self.blocks):

@@ -15,6 +15,8 @@ from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
 from quintet.core.spec import DataSpec
 from quintet.data.codecs import DequantizedPixelCodecConfig, StandardizeCodecConfig
 from quintet.families.diffusion.model import DiffusionConfig, OdeSampling
+from quintet.families.diffusion.warps import WarpConfig
+from quintet.families.diffusion.weighting import WeightingConfig
 from quintet.nets.mlp import ResidualMLPConfig
 
 
@@ -29,23 +31,29 @@ def unfit(spec: DataSpec) -> str | None:
 
 
 def _levels(spec: DataSpec) -> Stage:
-    width = 256 if spec.dims <= 256 else 512
-    network = ResidualMLPConfig(width=width, depth=4, hidden=2 * width, context=128, dropout=0.2)
+    width = 192 if spec.dims <= 256 else 384
+    network = ResidualMLPConfig(width=width, depth=3, hidden=2 * width, context=64, dropout=0.1)
+    warps = WarpConfig(share=0.6) if spec.kind == "image" and min(spec.shape[1:]) >= 8 else None
     return Stage(
         name="model",
         codec=DequantizedPixelCodecConfig(),
-        model=DiffusionConfig(network=network, sampling=OdeSampling(solver="heun", steps=16)),
+        model=DiffusionConfig(network=network, warps=warps, sampling=OdeSampling(solver="heun", steps=16)),
         train=TrainConfig(batch=256, optimizers={"model": OptimizerConfig(lr=2e-3)}),
     )
 
 
 def _columns() -> Stage:
-    network = ResidualMLPConfig(width=128, depth=3, hidden=256, context=64)
+    # narrow modes are resolved at small times and by fine sines of the columns
+    network = ResidualMLPConfig(width=128, depth=3, hidden=256, context=64, octaves=5)
     return Stage(
         name="model",
         codec=StandardizeCodecConfig(),
-        model=DiffusionConfig(network=network, sampling=OdeSampling(solver="heun", steps=24)),
-        train=TrainConfig(batch=512, optimizers={"model": OptimizerConfig(lr=2e-3)}),
+        model=DiffusionConfig(
+            network=network,
+            weighting=WeightingConfig(mean=-1.0, std=1.5),
+            sampling=OdeSampling(solver="heun", steps=24),
+        ),
+        train=TrainConfig(batch=256, optimizers={"model": OptimizerConfig(lr=3e-3)}),
     )
 
 

@@ -26,7 +26,7 @@ MLP_PIXELS = 256
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """One stage: a GAN on pixels in [-1, 1] or on standardised vectors."""
     if spec.kind == "vector":
-        return (_vectors(),)
+        return (_vectors(spec),)
     return (_pixels() if spec.dims <= MLP_PIXELS else _images(),)
 
 
@@ -46,8 +46,8 @@ def _pixels() -> Stage:
             latent=64,
             bound=1.1,
             features=128,
-            gamma=3.0,
-            gamma_end=0.3,
+            gamma=10.0,
+            gamma_end=1.0,
         ),
         train=TrainConfig(batch=128, optimizers=_optimizers(1e-3), warmup=50, decay=0.0),
     )
@@ -65,13 +65,20 @@ def _images() -> Stage:
     )
 
 
-def _vectors() -> Stage:
-    network = MLPConfig(width=128, depth=3)
+def _vectors(spec: DataSpec) -> Stage:
     return Stage(
         name="model",
         codec=StandardizeCodecConfig(),
-        model=GANConfig(generator=network, discriminator=network, latent=8, features=64, gamma=0.1, gamma_end=0.01),
-        train=TrainConfig(batch=512, optimizers=_optimizers(1e-3), warmup=50, decay=0.0),
+        model=GANConfig(
+            generator=MLPConfig(width=128, depth=3, activation="leaky-relu"),
+            discriminator=MLPConfig(width=128, depth=3, activation="leaky-relu", octaves=5),
+            latent=max(4, spec.dims),
+            coins=8,
+            features=64,
+            gamma=0.1,
+            gamma_end=0.001,
+        ),
+        train=TrainConfig(batch=256, optimizers=_optimizers(1e-3), warmup=50, decay=0.0),
     )
 
 

@@ -42,7 +42,8 @@ def _levels(spec: DataSpec) -> Stage:
         hidden=128,
         reach=2 if colour else 3,  # neighbours in every channel: 62 and 24 of them
         waves=2 if spec.levels is not None and spec.levels <= 32 else 4,
-        dropout=0.2,
+        nominal=spec.kind == "tokens",
+        dropout=0.3,
     )
     return _stage(
         LevelCodecConfig(),

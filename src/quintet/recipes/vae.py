@@ -22,7 +22,7 @@ from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
 
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """One stage: levels as they are, or standardised columns."""
-    return (_columns(),) if spec.levels is None else (_levels(spec),)
+    return (_columns(spec),) if spec.levels is None else (_levels(spec),)
 
 
 def unfit(spec: DataSpec) -> str | None:
@@ -41,7 +41,9 @@ def _levels(spec: DataSpec) -> Stage:
             width=12,
             prior=MixtureConfig(components=50),
             likelihood=DiscretisedLogisticConfig(),
-            kl_warmup=0.3,
+            beta=1.5,
+            free_bits=2.0,
+            kl_warmup=0.5,
         ),
         train=TrainConfig(
             batch=128,
@@ -50,7 +52,7 @@ def _levels(spec: DataSpec) -> Stage:
     )
 
 
-def _columns() -> Stage:
+def _columns(spec: DataSpec) -> Stage:
     network = MLPConfig(width=128, depth=3)
     return Stage(
         name="model",
@@ -58,9 +60,10 @@ def _columns() -> Stage:
         model=VAEConfig(
             encoder=network,
             decoder=network,
-            width=4,
-            prior=MixtureConfig(components=64),
+            width=min(16, spec.dims),
+            prior=MixtureConfig(components=64, speed=5.0),
             likelihood=GaussianConfig(),
+            kl_warmup=0.3,
         ),
         train=TrainConfig(batch=256, optimizers={"model": OptimizerConfig(lr=2e-3)}),
     )

@@ -191,6 +191,7 @@ def quality_against_sampling(compare: Compare, metric: str = "kid") -> Markup | 
         _log_axis(axes.xaxis, max(costs) / min(costs))
         if log:
             axes.set_yscale("log")
+            axes.set_ylim(min(*lows, *near) / 1.35, max(*tops, *near) * 1.5)
             _log_axis(axes.yaxis, max(tops) / min(lows))
         else:
             bottom, top = min(*lows, *near, 0.0), max(*tops, *near)

@@ -600,29 +600,45 @@ class _Page:
 
     # -- 8. advice
 
-    def evidence(self, entry: Mapping[str, Any]) -> Markup:
-        """One piece of evidence in words: "gpt, C2ST 0.615 [0.594, 0.636]"; a ready sentence where it has one."""
+    def evidence(self, advice: Advice) -> Markup:
+        """The numbers behind a piece of advice: "C2ST gpt 0.615 [0.594, 0.636] · gan 0.7"; one metric is named once."""
+        metrics = {str(entry.get("metric", "")) for entry in advice.evidence}
+        one = next(iter(metrics)) if len(metrics) == 1 else ""
+        parts = [self._evidence(entry, named=not one) for entry in advice.evidence]
+        if one and parts:
+            form = self._form(one)
+            unit = " " + say("table.thousandth") if form.scale != 1.0 else ""
+            parts[0] = known("metric", form.key) + unit + " " + parts[0]
+        return Markup(" · ").join(part for part in parts if part)
+
+    def _form(self, metric: str) -> table.Column:
+        own = {"seconds_per_1000": "sampling", "peak_bytes": "memory", "sequential_steps": "sequential"}
+        key = own.get(metric, metric)
+        return self.forms.get(key, table.Column(key, None))
+
+    def _evidence(self, entry: Mapping[str, Any], *, named: bool) -> Markup:
         if "en" in entry and "zh" in entry:
             return pair(str(entry["en"]), str(entry["zh"]))
-        parts: list[Markup | str] = []
-        metric = str(entry.get("metric", ""))
+        parts: list[Markup] = []
         if "recipe" in entry:
             parts.append(Markup("<b>{}</b>").format(entry["recipe"]))
-        own = {"seconds_per_1000": "sampling", "peak_bytes": "memory", "sequential_steps": "sequential"}
-        form = self.forms.get(own.get(metric, metric), table.Column(metric, None))
-        if metric:
-            parts.append(known("metric", own.get(metric, metric)))
-        value = entry.get("value")
+        form, value = self._form(str(entry.get("metric", ""))), entry.get("value")
+        if named and form.key:
+            parts.append(known("metric", form.key))
         if isinstance(value, int | float):
-            unit = Markup(" {}").format(say("table.thousandth")) if form.scale != 1.0 else ""
-            parts.append(Markup("{}{} <small>{}</small>").format(
-                form.text(value), unit, form.interval(entry.get("low"), entry.get("high"))
-            ))  # fmt: skip
-        rest = {k: v for k, v in entry.items() if k not in ("metric", "recipe", "value", "low", "high", "n")}
-        notes = [Markup("{} {}").format(known("entry", k), self.plain(v)) for k, v in rest.items() if v is not None]
-        if value is not None:  # beside a value the rest is a remark
-            return Markup(" ").join(parts)
-        return Markup(" ").join(parts) + (" " if parts else "") + Markup(", ").join(notes)
+            interval = form.interval(entry.get("low"), entry.get("high"))
+            parts.append(Markup("{} <small>{}</small>").format(form.text(value), interval))
+        else:  # counts, of which zeros say nothing
+            counts = {k: v for k, v in entry.items() if k not in ("metric", "recipe", "low", "high", "n") and v}
+            notes = [Markup("{} {}").format(known("entry", k), self.plain(v)) for k, v in counts.items()]
+            parts.append(Markup(", ").join(notes))
+        return Markup(" ").join(parts)
+
+    def order(self, need: str) -> list[str]:
+        """The ranking by a need, where its evidence does not show it already."""
+        ranking = self.compare.ranking.get(need, [])
+        shown = [[e.get("recipe") for e in a.evidence] for a in self.compare.advice if a.need == need]
+        return [] if ranking in shown else ranking
 
     # -- 9. protocol
 
@@ -634,9 +650,7 @@ class _Page:
             if "name" in value:  # a feature space: what it is called, and what tells how good it is
                 told = {k: value[k] for k in ("features", "accuracy") if value.get(k) is not None}
                 return Markup("; ").join([Markup("{}").format(value["name"]), *([self.plain(told)] if told else [])])
-            return Markup("; ").join(
-                Markup("{} {}").format(known("entry", str(k)), self.plain(v)) for k, v in value.items()
-            )
+            return Markup("; ").join(self._entry(str(k), v) for k, v in value.items())
         if isinstance(value, list | tuple):
             return Markup(", ").join(self.plain(v) for v in value)
         if isinstance(value, bool) or value is None:
@@ -648,6 +662,11 @@ class _Page:
         if isinstance(value, float):
             return Markup("{}").format(f"{value:,.6g}")
         return Markup("{}").format(value)
+
+    def _entry(self, key: str, value: Any) -> Markup:
+        if isinstance(value, Mapping) and "name" in value:
+            return self.plain(value)
+        return Markup("{} {}").format(known("entry", key), self.plain(value))
 
     def entries(self, found: Mapping[str, Any]) -> list[tuple[Markup, Markup]]:
         """A free-form dict as (name, value) lines."""

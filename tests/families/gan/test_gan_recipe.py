@@ -46,7 +46,7 @@ def test_tokens_are_refused():
 
 
 def test_it_learns_two_separate_modes():
-    """300 steps on two far Gaussians: both found, with the right mean and nearly nothing between."""
+    """600 steps on two far Gaussians: both found, with the right mean and nearly nothing between."""
     spec = DataSpec("vector", (2,))
     sign = np.where(np.arange(2000) % 4 == 0, -1.0, 1.0)[:, None]  # a quarter and three quarters
     x = (np.array([[3.0, 1.0]]) * sign + 0.3 * Rng(0, "data").numpy().standard_normal((2000, 2))).astype(np.float32)
@@ -54,7 +54,7 @@ def test_it_learns_two_separate_modes():
     codec = stage.codec.fit(spec, torch.from_numpy(x))
     with layer_noise(Rng(1, "init")):
         model = stage.model.build(codec.spec)
-    state = TrainState.start(model, stage.train, Plan.start(300, 0.0, flops_per_step=1.0, threads=1))
+    state = TrainState.start(model, stage.train, Plan.start(600, 0.0, flops_per_step=1.0, threads=1))
     for _ in steps(model, Batches(Split(x), codec, 128, 1), state, stage.train, 1):
         pass
     with state.ema.applied(0):

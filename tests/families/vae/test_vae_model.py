@@ -354,7 +354,7 @@ def test_a_prior_alone_decides_its_divergence() -> None:
     """A one-component mixture at (0, I) charges, on average, what the standard normal charges exactly."""
     prior = MixtureConfig(components=1).build(2, {}).double()
     with torch.no_grad():
-        prior.mean.zero_()  # type: ignore[union-attr]
+        prior.place.zero_()  # type: ignore[union-attr]
     mean, log_std = torch.tensor([[0.3, -1.0]]).double(), torch.tensor([[-0.5, 0.2]]).double()
     z = mean + log_std.exp() * Rng(0, "z").normal((50_000, 2), torch.float64)
     each = prior.kl(mean.expand(50_000, -1), log_std.expand(50_000, -1), z, {})

@@ -13,10 +13,10 @@ from quintet.families.vae.priors import Mixture, Prior, StandardNormal, normal_k
 
 
 def mixture(width: int = 2, components: int = 4, seed: int = 0) -> Mixture:
-    prior = Mixture(width, {"label": 3}, components).double()
+    prior = Mixture(width, {"label": 3}, components, speed=5.0).double()
     with torch.no_grad():
         for name, p in prior.named_parameters():
-            size = {"log_std": 0.3, "mean": 1.5}.get(name, 0.7)
+            size = {"size": 0.06, "place": 0.3}.get(name, 0.7)
             p.copy_(size * Rng(seed, name).normal(tuple(p.shape), torch.float64))
     return prior
 
