@@ -71,7 +71,9 @@ def bare(steps: int) -> float:
     averaged = list(averaged_parameters(model).values())
     averages = [[p.detach().clone() for p in averaged] for _ in stage.train.ema]
     gammas = [gamma_of_width(width) for width in stage.train.ema]
-    optimizer = torch.optim.AdamW(params, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        params, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
     network, dropout = model.network, model.class_dropout
     model.train()
     begin = time.perf_counter()

@@ -1,6 +1,6 @@
 """Print a comparison's figures as a Markdown table: median over seeds with the lowest and highest seed.
 
-    .venv/bin/python benchmarks/table.py runs/digits [more folders]
+.venv/bin/python benchmarks/table.py runs/digits [more folders]
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def show(result: Compare) -> None:
         cells = [over_seeds(values(done, name)) for name in COLUMNS]
         cells.append(over_seeds([s.sampling.seconds_per_1000 for s in done if s.sampling]))
         for field, scale in (("steps", 1), ("params", 1), ("evaluation_s", 1), ("peak_bytes", 1e-6)):
-            cells.append(f"{median([getattr(s.ledger, field) * scale for s in done if s.ledger]):,.0f}" if done else "–")
+            cells.append(
+                f"{median([getattr(s.ledger, field) * scale for s in done if s.ledger]):,.0f}" if done else "–"
+            )
         bad = {k: row.stability[k] for k in ("failed", "diverged", "collapsed") if row.stability.get(k)}
         print(f"| {row.name} | {len(row.seeds)}{' ' + str(bad) if bad else ''} | " + " | ".join(cells) + " |")
     for base in result.baselines:

@@ -70,8 +70,8 @@ def test_a_users_error_is_one_line(
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = call(capsys)
-    assert "compare" in out
+    _, out, err = call(capsys)
+    assert "compare" in out + err
 
 
 def test_version_recipes_doctor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +111,13 @@ def test_train_then_sample(capsys: pytest.CaptureFixture[str], tmp_path: Path, m
     code, out, _ = call(capsys, "sample", "run", "-n", "3", "--label", "cat", "-o", "made", "--json")
     assert code == 0
     assert json.loads(out)["n"] == 3
-    assert {p.name for p in Path("made").iterdir()} == {"grid.png", "samples.npz", "00000.png", "00001.png", "00002.png"}
+    assert {p.name for p in Path("made").iterdir()} == {
+        "grid.png",
+        "samples.npz",
+        "00000.png",
+        "00001.png",
+        "00002.png",
+    }
     with np.load("made/samples.npz") as stored:
         assert stored["x"].shape == (3, 1, 8, 8)
         assert stored["x"].max() <= 4

@@ -82,7 +82,9 @@ def test_rows_and_schema(folder: Path) -> None:
 
 def test_the_json_schema_can_be_exported() -> None:
     schema = Compare.model_json_schema(by_alias=True)
-    assert {"schema", "data", "budget", "floor", "recipes", "baselines", "ranking", "advice"} <= set(schema["properties"])
+    assert {"schema", "data", "budget", "floor", "recipes", "baselines", "ranking", "advice"} <= set(
+        schema["properties"]
+    )
 
 
 def test_cell_folder(folder: Path) -> None:

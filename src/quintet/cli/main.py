@@ -102,11 +102,14 @@ def build(lang: str) -> typer.Typer:
     threads = typer.Option("--threads", min=1, help=text("threads"))
     changes = typer.Option("--set", help=text("set"))
 
-    @app.callback()
-    def main(version: Annotated[bool, typer.Option("--version", help=text("version"))] = False) -> None:
+    @app.callback(invoke_without_command=True)
+    def main(
+        context: typer.Context, version: Annotated[bool, typer.Option("--version", help=text("version"))] = False
+    ) -> None:
         if version:
             print(f"quintet {__version__}")
-            raise typer.Exit
+        elif context.invoked_subcommand is None:
+            print(context.get_help())
 
     # every command takes --lang; it is read before this application is built and shown in the program's help
 
@@ -129,7 +132,7 @@ def build(lang: str) -> typer.Typer:
 
     @app.command(help=text("compare"))
     def compare(
-        data: Annotated[str, typer.Argument(help=text("data"))],
+        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
         budget: Annotated[str | None, typer.Option(help=text("budget"))] = None,
         within: Annotated[str | None, typer.Option(help=text("within"))] = None,
         recipes: Annotated[str, typer.Option(help=text("recipes_option"))] = "",
@@ -151,8 +154,8 @@ def build(lang: str) -> typer.Typer:
 
     @app.command(help=text("train"))
     def train(
-        recipe: Annotated[str, typer.Argument(help=text("recipe"))],
-        data: Annotated[str, typer.Argument(help=text("data"))],
+        recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=text("recipe"))],
+        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
         budget: Annotated[str, typer.Option(help=text("budget"))] = "60s",
         seed: Annotated[int, typer.Option(help=text("seed"))] = 0,
         out: Annotated[Path | None, out] = None,
@@ -173,7 +176,7 @@ def build(lang: str) -> typer.Typer:
     @app.command(help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def sample(
         context: typer.Context,
-        run: Annotated[str, typer.Argument(help=text("run"))],
+        run: Annotated[str, typer.Argument(metavar="RUN", help=text("run"))],
         n: Annotated[int, typer.Option("-n", "--count", help=text("count"))] = 64,
         label: Annotated[str | None, typer.Option(help=text("label"))] = None,
         seed: Annotated[int, typer.Option(help=text("seed"))] = 0,
@@ -189,7 +192,7 @@ def build(lang: str) -> typer.Typer:
 
     @app.command(help=text("advise"))
     def advise(
-        where: Annotated[Path | None, typer.Argument(help=text("compare_folder"))] = None,
+        where: Annotated[Path | None, typer.Argument(metavar="[COMPARE]", help=text("compare_folder"))] = None,
         need: Annotated[str, typer.Option(help=text("need"))] = "",
         as_json: Annotated[bool, as_json] = False,
     ) -> None:
@@ -199,7 +202,7 @@ def build(lang: str) -> typer.Typer:
 
     @app.command(help=text("recipes"))
     def recipes(
-        data: Annotated[str | None, typer.Argument(help=text("recipes_data"))] = None,
+        data: Annotated[str | None, typer.Argument(metavar="[DATA]", help=text("recipes_data"))] = None,
         as_json: Annotated[bool, as_json] = False,
     ) -> None:
         from quintet.cli import commands

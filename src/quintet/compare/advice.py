@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quintet.compare.verdicts import Word, best, middle, ranked
 from quintet.core.results import Advice, Compare, RecipeResult
+from quintet.core.verdicts import Word, best, middle, ranked
 
 NEEDS = ("quality", "diversity", "speed", "likelihood", "stability", "memory")
 METRIC = {

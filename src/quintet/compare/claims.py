@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from quintet.compare.verdicts import compare, middle, ranked
 from quintet.core.results import Claim, Compare, RecipeResult
+from quintet.core.verdicts import compare, middle, ranked
 
 Word = Literal["supported", "contradicted", "mixed", "not tested here"]
 FEW = 1e-9
@@ -113,7 +113,7 @@ def _stable(family: str, *, expected: bool) -> Check:
         en = f"{bad} of {runs} trainings failed, diverged or collapsed."
         zh = f"{runs} 次训练中有 {bad} 次失败、发散或模式坍塌。"
         if bad == 0 and runs < 6:
-            en += f" {runs} trainings without trouble leave a failure rate of up to {1 - 0.05 ** (1 / runs):.0%} open."
+            en += f" So few trainings without trouble leave a failure rate of up to {1 - 0.05 ** (1 / runs):.0%} open."
             zh += f"仅 {runs} 次无故障训练，还不能排除高达 {1 - 0.05 ** (1 / runs):.0%} 的失败率。"
         if expected:
             return Finding("supported" if bad == 0 else "contradicted", en, zh)

@@ -5,7 +5,6 @@ The page draws what stands here; nothing here knows HTML.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from quintet.core import verdicts
 from quintet.core.results import BETTER, Baseline, Compare, Estimate, RecipeResult, SeedResult
 
 QUALITY = ("kid", "fd", "c2st", "cas", "precision", "density", "sharpness")
@@ -24,8 +24,7 @@ _COST_BETTER: dict[str, Better] = {
     "sampling": "low", "sequential": "low", "memory": "low",
     "training": None, "steps": None, "flops": None, "params": None,
 }  # fmt: skip
-PAIRS_FOR_A_TEST = 6
-LEVEL = 0.05
+_COST_NAMES = {"sampling": "seconds_per_1000", "sequential": "sequential_steps", "memory": "peak_bytes"}
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -146,86 +145,14 @@ def over_seeds(recipe: RecipeResult, key: str) -> Estimate | None:
     return Estimate(value=float(np.median(values)), low=min(values), high=max(values), n=len(values))
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A seed's value as something to be made small, with its sample-level interval."""
-
-    seed: int
-    value: float
-    low: float
-    high: float
-
-
-def losses(recipe: RecipeResult, metric: str, better: Better) -> list[Loss]:
-    """The finished seeds' values of a metric or cost: as they are, negated, or as the distance to the ideal."""
-    found = []
-    for seed in done(recipe):
-        v = cost(seed, metric) if metric in COSTS else None
-        e = Estimate(value=v) if metric in COSTS else seed.metrics.get(metric)
-        if e is None or e.value is None or better is None:
-            continue
-        low, high = e.value if e.low is None else e.low, e.value if e.high is None else e.high
-        if better == "low":
-            found.append(Loss(seed.seed, e.value, low, high))
-        elif better == "high":
-            found.append(Loss(seed.seed, -e.value, -high, -low))
-        else:
-            ideal = float(better)
-            ends = (abs(low - ideal), abs(high - ideal))
-            nearest = 0.0 if low <= ideal <= high else min(ends)
-            found.append(Loss(seed.seed, abs(e.value - ideal), nearest, max(ends)))
-    return found
-
-
 def best(
     recipes: Sequence[RecipeResult], metric: str, better: Better, floor: Estimate | None
 ) -> tuple[str, str] | None:
-    """(recipe, verdict) of the one that may be called the best in this metric, None where it is too close to call.
-
-    The verdict rules of the comparison: with 6 paired seeds or more an exact sign-flip test against every other, Holm
-    over the others ("established"); with fewer every seed before every seed, disjoint intervals and a gap above the
-    floor's standard deviation ("likely").
-    """
-    known = [(found, r) for r in recipes if (found := losses(r, metric, better))]
-    known.sort(key=lambda entry: float(np.median([x.value for x in entry[0]])))
-    if len(known) < 2:
+    """(recipe, verdict) of the one that may be called the best in a column, None where it is too close to call."""
+    if better is None:
         return None
-    (ours, first), others = known[0], [found for found, _ in known[1:]]
-    pairs = [[(x.value, y.value) for x in ours for y in theirs if x.seed == y.seed] for theirs in others]
-    p = sorted(sign_flip([y - x for x, y in found]) for found in pairs if len(found) >= PAIRS_FOR_A_TEST)
-    holm = max((p[i] * (len(p) - i) for i in range(len(p))), default=0.0)
-    ahead = all(_median(ours) < _median(theirs) for theirs in others)
-    if len(p) == len(others):
-        return (first.name, "established") if holm < LEVEL and ahead else None
-    tested = all(
-        sign_flip([y - x for x, y in found]) < LEVEL if len(found) >= PAIRS_FOR_A_TEST else _apart(ours, theirs, floor)
-        for found, theirs in zip(pairs, others, strict=True)
-    )
-    return (first.name, "likely") if tested and ahead else None
-
-
-def _median(found: Sequence[Loss]) -> float:
-    return float(np.median([x.value for x in found]))
-
-
-def _apart(ours: Sequence[Loss], theirs: Sequence[Loss], floor: Estimate | None) -> bool:
-    seeds = max(x.value for x in ours) < min(x.value for x in theirs)
-    intervals = max(x.high for x in ours) < min(x.low for x in theirs)
-    return seeds and intervals and _median(theirs) - _median(ours) > deviation(floor)
-
-
-def sign_flip(differences: Sequence[float]) -> float:
-    """Two-sided p of "the differences are symmetric about zero" (Fisher 1935), exact over the first 14."""
-    gaps = np.array(differences[:14])
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(gaps))))
-    return float(np.mean(np.abs(signs @ gaps) >= abs(gaps.sum()) * (1 - 1e-12)))
-
-
-def deviation(floor: Estimate | None) -> float:
-    """The floor's standard deviation, from its 95 % interval; 0 where it is unknown."""
-    if floor is None or floor.low is None or floor.high is None:
-        return 0.0
-    return (floor.high - floor.low) / (2 * 1.959964)
+    found = verdicts.best(recipes, _COST_NAMES.get(metric, metric), floor, better)
+    return None if found is None or found[1] == "too close to call" else (found[0].name, found[1])
 
 
 def column(key: str, estimates: Iterable[Estimate | None]) -> Column:

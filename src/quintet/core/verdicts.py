@@ -1,6 +1,6 @@
 """How sure a difference between two recipes is.
 
-With fewer than six paired seeds a difference is at most "likely", and only if every seed of A beats every seed of B,
+With two to five paired seeds a difference is at most "likely", and only if every seed of A beats every seed of B,
 the sample-level 95 % intervals are disjoint, and the gap exceeds the floor's standard deviation. "Established" needs
 six pairs or more: an exact sign-flip test on the paired differences, Holm-corrected over the families compared. Anything
 else is "too close to call".
@@ -21,10 +21,12 @@ import numpy as np
 from quintet.core.results import BETTER, Estimate, RecipeResult, SeedResult
 
 Word = Literal["established", "likely", "too close to call"]
+Way = float | Literal["low", "high"]
 PAIRS_FOR_A_TEST = 6
+PAIRS_FOR_A_GUESS = 2  # one seed says nothing of how much seeds differ
 MOST_ENUMERATED = 14
 LEVEL = 0.05
-COSTS = ("seconds_per_1000", "peak_bytes", "sequential_steps")
+COSTS = ("seconds_per_1000", "peak_bytes", "sequential_steps")  # lower is better
 Z95 = 1.959964
 
 
@@ -55,13 +57,14 @@ class Verdict:
     p: float | None
 
 
-def scores(recipe: RecipeResult, metric: str) -> list[Score]:
-    """A recipe's finished seeds as losses in one metric or cost."""
+def scores(recipe: RecipeResult, metric: str, better: Way | None = None) -> list[Score]:
+    """A recipe's finished seeds as losses in one metric or cost; `better` overrides the metric's known direction."""
+    way = better if better is not None else "low" if metric in COSTS else BETTER[metric]
     found = []
     for seed in recipe.seeds:
         estimate = _estimate(seed, metric)
         if seed.status == "done" and estimate is not None and estimate.value is not None:
-            found.append(_loss(seed.seed, metric, estimate))
+            found.append(_loss(seed.seed, way, estimate))
     return found
 
 
@@ -73,15 +76,17 @@ def middle(recipe: RecipeResult, metric: str) -> float | None:
     return median(values) if values else None
 
 
-def ranked(recipes: Sequence[RecipeResult], metric: str) -> list[RecipeResult]:
+def ranked(recipes: Sequence[RecipeResult], metric: str, better: Way | None = None) -> list[RecipeResult]:
     """Recipes that have the metric, best median first."""
-    have = [(median(s.value for s in found), recipe) for recipe in recipes if (found := scores(recipe, metric))]
+    have = [(median(s.value for s in found), recipe) for recipe in recipes if (found := scores(recipe, metric, better))]
     return [recipe for _, recipe in sorted(have, key=lambda pair: pair[0])]
 
 
-def compare(a: RecipeResult, b: RecipeResult, metric: str, floor: Estimate | None = None) -> Verdict:
+def compare(
+    a: RecipeResult, b: RecipeResult, metric: str, floor: Estimate | None = None, better: Way | None = None
+) -> Verdict:
     """Whether A is better than B in one metric, without correction for several comparisons."""
-    ours, theirs = scores(a, metric), scores(b, metric)
+    ours, theirs = scores(a, metric, better), scores(b, metric, better)
     if not ours or not theirs:
         return Verdict("too close to call", 0.0, 0, None)
     gap = median(s.value for s in theirs) - median(s.value for s in ours)
@@ -92,21 +97,21 @@ def compare(a: RecipeResult, b: RecipeResult, metric: str, floor: Estimate | Non
         return Verdict("established" if sure else "too close to call", gap, len(paired), p)
     apart = max(s.value for s in ours) < min(s.value for s in theirs)
     disjoint = max(s.high for s in ours) < min(s.low for s in theirs)
-    likely = apart and disjoint and gap > floor_sd(floor)
+    likely = len(paired) >= PAIRS_FOR_A_GUESS and apart and disjoint and gap > floor_sd(floor)
     return Verdict("likely" if likely else "too close to call", gap, len(paired), None)
 
 
 def best(
-    recipes: Sequence[RecipeResult], metric: str, floor: Estimate | None = None
+    recipes: Sequence[RecipeResult], metric: str, floor: Estimate | None = None, better: Way | None = None
 ) -> tuple[RecipeResult, Word] | None:
     """The recipe that ranks first and how sure it is that it beats all others; None if none has the metric."""
-    order = ranked(recipes, metric)
+    order = ranked(recipes, metric, better)
     if not order:
         return None
     first, others = order[0], order[1:]
     if not others:
         return first, "too close to call"
-    verdicts = [compare(first, other, metric, floor) for other in others]
+    verdicts = [compare(first, other, metric, floor, better) for other in others]
     tests = [v.p for v in verdicts if v.p is not None]
     if len(tests) == len(verdicts):
         sure = max(holm(tests)) < LEVEL and all(v.gap > 0 for v in verdicts)
@@ -157,13 +162,12 @@ def _estimate(seed: SeedResult, metric: str) -> Estimate | None:
     return seed.metrics.get(metric)
 
 
-def _loss(seed: int, metric: str, estimate: Estimate) -> Score:
+def _loss(seed: int, way: Way, estimate: Estimate) -> Score:
     """Lower is better: the value, its negative, or its distance to the ideal."""
     assert estimate.value is not None
     value = estimate.value
     low = value if estimate.low is None else estimate.low
     high = value if estimate.high is None else estimate.high
-    way = "low" if metric in COSTS else BETTER[metric]
     if way == "low":
         return Score(seed, value, low, high)
     if way == "high":

@@ -11,8 +11,8 @@ from scipy import stats
 
 from quintet.compare.advice import NEEDS, advise, advise_by_need
 from quintet.compare.claims import CLAIMS, claims
-from quintet.compare.verdicts import best, compare, floor_sd, holm, ranked, sign_flip
 from quintet.core.results import Compare, Estimate, LedgerEntry, RecipeResult, SamplingCost, SeedResult, Stability
+from quintet.core.verdicts import best, compare, floor_sd, holm, ranked, sign_flip
 
 
 def seed_result(seed: int, width: float = 0.01, **values: float) -> SeedResult:
@@ -85,9 +85,9 @@ def test_holm_against_a_hand_computation() -> None:
 
 
 def test_metrics_with_an_ideal_value_and_higher_is_better() -> None:
-    near, far = recipe("near", "gan", [0.55], "c2st"), recipe("far", "vae", [0.40], "c2st")
+    near, far = recipe("near", "gan", [0.55] * 2, "c2st"), recipe("far", "vae", [0.40] * 2, "c2st")
     assert [r.name for r in ranked([far, near], "c2st")] == ["near", "far"]
-    high, low = recipe("high", "gan", [0.9], "coverage"), recipe("low", "vae", [0.5], "coverage")
+    high, low = recipe("high", "gan", [0.9] * 2, "coverage"), recipe("low", "vae", [0.5] * 2, "coverage")
     assert [r.name for r in ranked([low, high], "coverage")] == ["high", "low"]
     assert compare(high, low, "coverage").word == "likely"
     assert floor_sd(FLOOR) == pytest.approx(0.01, rel=1e-3)
@@ -143,7 +143,13 @@ def test_claims_without_their_families_are_not_tested() -> None:
 def test_stability_of_failed_seeds() -> None:
     failed = SeedResult(seed=2, status="diverged", stability=Stability(diverged=True))
     row = recipe("gan", "gan", [0.1, 0.1])
-    row = row.model_copy(update={"seeds": [*row.seeds, failed], "stability": {**row.stability, "seeds": 3, "diverged": 1}})
+    row = row.model_copy(
+        update={"seeds": [*row.seeds, failed], "stability": {**row.stability, "seeds": 3, "diverged": 1}}
+    )
     advice = {a.need: a for a in advise(whole(row, recipe("vae", "vae", [0.2, 0.2])))[1]}["stability"]
     assert advice.recipe == "vae"
     assert "1 of 3" in advice.en
+
+
+def test_one_seed_is_no_evidence() -> None:
+    assert compare(recipe("a", "gan", [0.1]), recipe("b", "vae", [0.9]), "kid", FLOOR).word == "too close to call"
