@@ -2,8 +2,8 @@
 
 With two to five paired seeds a difference is at most "likely", and only if every seed of A beats every seed of B,
 the sample-level 95 % intervals are disjoint, and the gap exceeds the floor's standard deviation. "Established" needs
-six pairs or more: an exact sign-flip test on the paired differences, Holm-corrected over the families compared. Anything
-else is "too close to call".
+six pairs or more: an exact sign-flip test on the paired differences, Holm-corrected over the families compared.
+Anything else is "too close to call".
 
 Sources: Fisher 1935 (randomisation test), Holm 1979.
 """

@@ -36,7 +36,7 @@ def unfit(spec: DataSpec) -> str | None:
 
 
 def _pixels() -> Stage:
-    network = MLPConfig(width=256, depth=3, activation="leaky-relu")
+    network = MLPConfig(width=384, depth=3, activation="leaky-relu")
     return Stage(
         name="model",
         codec=PixelCodecConfig(),
@@ -46,8 +46,10 @@ def _pixels() -> Stage:
             latent=64,
             bound=1.1,
             features=128,
-            gamma=10.0,
-            gamma_end=1.0,
+            gamma=5.0,
+            gamma_end=0.5,
+            augment=0.3,
+            noise=0.1,
         ),
         train=TrainConfig(batch=128, optimizers=_optimizers(1e-3), warmup=50, decay=0.0),
     )

@@ -5,9 +5,10 @@
 Vectors are standardised and go through rational-quadratic couplings with LU layers between (Durkan et al. 2019,
 arXiv:1906.04032). Images are dequantised and swept once from coarse to fine pixels by piecewise-linear couplings
 (Müller et al. 2019, arXiv:1808.03856): with a bin a level each coupling is a categorical distribution over the levels,
-so that constant pixels and gaps between levels cost nothing, which smooth splines spend most of their fit on. Rational-quadratic
-couplings and LU layers behind the sweep gained nothing on digits at the same number of steps and cost half again as
-much, so images go without.
+so that constant pixels and gaps between levels cost nothing, which smooth splines spend most of their fit on.
+
+Rational-quadratic couplings and LU layers behind the sweep gained nothing on digits (1.900 against 1.901 bits/dim after
+1,000 steps) and cost two thirds more time, so images go without.
 """
 
 from __future__ import annotations

@@ -41,13 +41,13 @@ def _levels(spec: DataSpec) -> Stage:
             width=12,
             prior=MixtureConfig(components=50),
             likelihood=DiscretisedLogisticConfig(),
-            beta=1.5,
+            beta=2.0,
             free_bits=2.0,
             kl_warmup=0.5,
         ),
         train=TrainConfig(
             batch=128,
-            optimizers={"model": OptimizerConfig(lr=2e-3, weight_decay=0.05)},
+            optimizers={"model": OptimizerConfig(lr=4e-3, weight_decay=0.2)},
         ),
     )
 

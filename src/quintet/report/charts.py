@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from quintet.core.results import Compare, Estimate, RecipeResult
+from quintet.core.verdicts import floor_sd
 from quintet.report import table
 from quintet.report.artefacts import Log
 from quintet.report.words import known, say
@@ -278,7 +279,7 @@ def quality_against_time(compare: Compare) -> Markup | None:
         floor = compare.floor.get("kid_pca")
         bottom = -np.inf
         if log:  # an unbiased distance may fall to zero and below: such points stand on the lower edge
-            bottom = max(float(positive.min()) / 1.3, (deviation := table.deviation(floor)) and deviation / 2)
+            bottom = max(float(positive.min()) / 1.3, floor_sd(floor) / 2)
         seconds = np.concatenate([c[:, 0] for _, _, c in curves])
         ends: list[tuple[RecipeResult, float]] = []
         for recipe in compare.recipes:

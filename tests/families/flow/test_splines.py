@@ -70,8 +70,9 @@ def test_piecewise_linear_is_the_distribution_function_of_a_histogram():
     for i in range(50):
         for j in range(3):
             cumulative = np.concatenate([[0], np.cumsum(mass[i, j])])
-            assert abs(np.interp(x[i, j], grid, 4 * cumulative - 2) - float(y[i, j])) < 1e-12
-            cell = int(np.searchsorted(grid, x[i, j], side="right") - 1)
+            at = float(x[i, j])
+            assert abs(np.interp(at, grid, 4 * cumulative - 2) - float(y[i, j])) < 1e-12
+            cell = int(np.searchsorted(grid, at, side="right") - 1)
             assert abs(mass[i, j, cell] * 9 - math.exp(log_slope[i, j])) < 1e-10
 
 

@@ -211,8 +211,7 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         at = [round(length * f / (frames - 1)) for f in range(frames)]
         drawn = torch.arange(length, device=tokens.device)
         seen = [self.place(torch.where(drawn < k, tokens, 0)) for k in at]
-        unit = "pixel" if len(self.spec.shape) == 3 else "value"
-        return Trace("reveal", torch.stack(seen), tuple(f"{unit} {k}" for k in at))
+        return Trace("reveal", torch.stack(seen), tuple(f"{k}/{length}" for k in at))
 
     # completion
 

@@ -123,7 +123,7 @@ class Flow(Model[FlowSampling], HasLogProb, HasLatent, HasTrace):
             place = last * frame / max(1, frames - 1)
             i = min(int(place), max(0, last - 1))
             shown.append(torch.lerp(states[i], states[min(i + 1, last)], place - i).reshape(n, *self.spec.shape))
-            at.append(f"layer {place:.3g}/{last}")
+            at.append(f"{place:.0f}/{last}")
         return Trace("flow", torch.stack(shown), tuple(at))
 
     @torch.no_grad()
