@@ -1,6 +1,6 @@
 """gan: a generator and a discriminator with the relativistic pairing loss and R1 + R2, for images and vectors.
 
-    quintet train digits --recipe gan --budget 60s
+    quintet train gan digits --budget 60s
 
 Small images and vectors get multilayer perceptrons, which see the most examples a second there; larger images get
 residual convolutions. gamma is the knob to turn first: up when training oscillates, down when samples are dull.
@@ -72,15 +72,15 @@ def _vectors(spec: DataSpec) -> Stage:
         name="model",
         codec=StandardizeCodecConfig(),
         model=GANConfig(
-            generator=MLPConfig(width=128, depth=3, activation="leaky-relu"),
-            discriminator=MLPConfig(width=128, depth=3, activation="leaky-relu", octaves=5),
+            generator=MLPConfig(width=128, depth=2, activation="leaky-relu"),
+            discriminator=MLPConfig(width=128, depth=2, activation="leaky-relu", octaves=6),
             latent=max(4, spec.dims),
             coins=8,
             features=64,
             gamma=0.1,
             gamma_end=0.001,
         ),
-        train=TrainConfig(batch=256, optimizers=_optimizers(1e-3), warmup=50, decay=0.0),
+        train=TrainConfig(batch=256, optimizers=_optimizers(3e-3), warmup=50, decay=0.0),
     )
 
 
@@ -95,7 +95,7 @@ RECIPE = Recipe(
     stages=stages,
     summary={
         "en": "adversarial network: one-step sampling, relativistic loss with gradient penalties",
-        "zh": "生成对抗网络：一步采样，相对论配对损失加梯度惩罚",
+        "zh": "生成对抗网络：一步采样，相对式配对损失加梯度惩罚",
     },
     unfit=unfit,
 )

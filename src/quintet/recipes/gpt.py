@@ -1,6 +1,6 @@
 """gpt: a causal Transformer over pixel levels, quantised columns or tokens, with exact likelihood.
 
-    quintet train digits --recipe gpt --budget 60s
+    quintet train gpt digits --budget 60s
 
 Each value sees all earlier ones by attention and its nearest earlier neighbours as plain numbers.
 """

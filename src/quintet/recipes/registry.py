@@ -19,7 +19,7 @@ from quintet.families.gan import losses
 from quintet.families.gan import model as gan
 from quintet.families.vae import likelihoods, priors
 from quintet.families.vae import model as vae
-from quintet.nets import conv, mlp, transformer
+from quintet.nets import conv, mixer, mlp, transformer
 from quintet.recipes import flow_matching, gpt, nsf
 from quintet.recipes import gan as gan_recipe
 from quintet.recipes import vae as vae_recipe
@@ -46,7 +46,7 @@ def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:
 
 KINDS: dict[str, type[Config]] = _kinds(
     (
-        codecs, conv, mlp, transformer,
+        codecs, conv, mixer, mlp, transformer,
         gan, losses, vae, likelihoods, priors, flow, splines, transforms,
         diffusion, paths, targets, weighting, autoregressive, orders, outputs,
     )

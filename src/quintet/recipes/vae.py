@@ -1,6 +1,6 @@
 """vae: a variational autoencoder with a learned mixture prior, for images, whole numbers and real vectors.
 
-    quintet train digits --recipe vae --budget 60s
+    quintet train vae digits --budget 60s
 
 Levels get a discretised logistic each, whose probability is a mass: no dequantisation, no edge left out. Real columns
 get a Gaussian with one learned sigma (Rybkin et al. 2021, arXiv:2006.13202). Encoder and decoder are small residual
@@ -75,7 +75,7 @@ RECIPE = Recipe(
     stages=stages,
     summary={
         "en": "encoder and decoder with a learned prior: one step to draw, a latent space, a bound on the likelihood",
-        "zh": "编码器与解码器，先验可学习：一步出样，有隐空间，可给出似然下界",
+        "zh": "编码器与解码器，先验可学习：一步采样，有潜在空间，可给出似然下界",
     },
     unfit=unfit,
 )

@@ -58,11 +58,11 @@ class Stripes:
 
 def test_it_learns_what_independent_pixels_cannot() -> None:
     spec = DataSpec("image", (1, 4, 4), 4)
-    (stage,) = RECIPE.stages(spec, Budget("steps", 250))
+    (stage,) = RECIPE.stages(spec, Budget("steps", 400))
     with layer_noise(Rng(0, "init")):
         model = stage.model.build(stage.codec.empty(spec).spec)
     assert isinstance(model, VAE)
-    state = TrainState.start(model, stage.train, Plan.start(250, 0.4, flops_per_step=1.0, threads=1))
+    state = TrainState.start(model, stage.train, Plan.start(400, 0.4, flops_per_step=1.0, threads=1))
     for _ in steps(model, Stripes(), state, stage.train, 0):
         pass
     model.eval()
