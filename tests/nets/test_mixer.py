@@ -33,7 +33,7 @@ def test_any_size(shape: tuple[int, int, int], patch: int) -> None:
 
 
 def test_patches_keep_their_place() -> None:
-    """With the blocks' gates shut a patch of the output depends on its own patch of the input alone, with them open on every one."""
+    """With the blocks' gates shut a patch depends on its own patch of the input alone, with them open on all."""
     network = build((1, 6, 4))
     assert isinstance(network, Mixer)
     x = Rng(1, "x").normal((1, 1, 6, 4)).requires_grad_()

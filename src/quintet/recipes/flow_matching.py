@@ -3,9 +3,9 @@
     quintet train flow-matching digits --budget 60s
 
 The network, modulated by time and label, is a mixer of patches for images, which generalises where a plain perceptron
-learns a small training set by heart, and a residual perceptron for columns. It learns the velocity (noise minus data) with
-logit-normal times, spread evenly in each batch, and hides a tenth of the labels so that guidance has something to lean
-on. Levels are dequantised, so that the likelihood of the probability-flow equation bounds that of the levels.
+learns a small training set by heart, and a residual perceptron for columns. It learns the velocity (noise minus data)
+with logit-normal times, spread evenly in each batch, and hides a tenth of the labels so that guidance has something to
+lean on. Levels are dequantised, so that the likelihood of the probability-flow equation bounds that of the levels.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _vectors(spec: DataSpec) -> Stage:
             gamma=0.1,
             gamma_end=0.001,
         ),
-        train=TrainConfig(batch=256, optimizers=_optimizers(3e-3), warmup=50, decay=0.0),
+        train=TrainConfig(batch=256, optimizers=_optimizers(4e-3), warmup=50, decay=0.0),
     )
 
 

@@ -19,6 +19,9 @@ from quintet.families.vae.model import VAEConfig
 from quintet.families.vae.priors import MixtureConfig
 from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
 
+SMALL = 256
+"""Values an example, up to which the networks are those measured on 8x8 images."""
+
 
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """One stage: levels as they are, or standardised columns."""
@@ -31,17 +34,19 @@ def unfit(spec: DataSpec) -> str | None:
 
 
 def _levels(spec: DataSpec) -> Stage:
-    network = ResidualMLPConfig(width=160, depth=1, hidden=320, context=64, dropout=0.5)
+    large = spec.dims > SMALL
+    width = 320 if large else 160
+    network = ResidualMLPConfig(width=width, depth=1, hidden=2 * width, context=64, dropout=0.5)
     return Stage(
         name="model",
         codec=LevelCodecConfig(),
         model=VAEConfig(
             encoder=network,
             decoder=network,
-            width=12,
+            width=32 if large else 12,
             prior=MixtureConfig(components=50),
             likelihood=DiscretisedLogisticConfig(),
-            beta=2.0,
+            beta=2.0,  # on a thousand digits 2 gives a better bound on test images than 1: less is learned by heart
             free_bits=2.0,
             kl_warmup=0.5,
         ),
