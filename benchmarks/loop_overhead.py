@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/loop_overhead.py [--rounds 7] [--steps 150] [--threads 1]
 
-The bare step does the same mathematics by hand: gather the same batch from a tensor in memory, draw time and noise from
-torch's generator, forward, backward, clip by norm, fused AdamW, the same two averages. The loop adds counter-based
-randomness, turns and players, schedules from the plan, layer noise, finite checks and the run's bookkeeping (watcher,
-clock, log lines). Rounds alternate; medians and their ratio are printed, and one JSON line for benchmarks/results.
+The bare step calls the same loss on the same network and does the rest by hand: gather a batch from a tensor in memory,
+dequantise with torch's generator, backward, clip by norm, fused AdamW with a linear decay, the same two averages. The
+loop adds counter-based order and noise for the batch, turns and players, schedules from the plan, layer noise, finite
+checks and the run's bookkeeping (watcher, clock, log lines). Rounds alternate; medians and the median ratio are printed
+as one JSON line for benchmarks/results.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from typing import Any
 import torch
 
 from quintet.compare.cell import build
+from quintet.core.batch import Batch
 from quintet.core.budget import Budget
 from quintet.core.ledger import Ledger
+from quintet.core.model import Turn
 from quintet.core.plan import Plan
+from quintet.core.rng import Rng
 from quintet.data.batches import Batches
 from quintet.data.sources import open_dataset
 from quintet.recipes.registry import find
@@ -63,10 +67,11 @@ def bare(steps: int) -> float:
     """Seconds per step of the same mathematics by hand."""
     dataset = open_dataset("digits")
     stage = find("flow-matching").stages(dataset.spec, Budget.parse("60s"))[0]
-    model, codec = build(stage, dataset, 0)
+    model, _ = build(stage, dataset, 0)
     config = stage.train.optimizers["model"]
-    x_all = codec.encode(dataset.train.tensor())
+    x_all = dataset.train.tensor()
     y_all = torch.from_numpy(dataset.train.labels["label"])
+    levels = float(dataset.spec.levels or 1)
     params = list(model.parameters())
     averaged = list(averaged_parameters(model).values())
     averages = [[p.detach().clone() for p in averaged] for _ in stage.train.ema]
@@ -74,19 +79,17 @@ def bare(steps: int) -> float:
     optimizer = torch.optim.AdamW(
         params, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    network, dropout = model.network, model.class_dropout
     model.train()
     begin = time.perf_counter()
     order = torch.randperm(len(x_all))
     for step in range(steps):
         index = order[torch.arange(step * stage.train.batch, (step + 1) * stage.train.batch) % len(order)]
-        x0, y = x_all[index], y_all[index]
-        t = model.weighting.times(len(x0), TorchRng()).to(x0.dtype)
-        eps = torch.randn_like(x0)
-        y = torch.where(torch.rand(len(y)) < dropout, -1, y)
-        at = t.view(-1, 1, 1, 1)
-        x = (1 - at) * x0 + at * eps
-        loss = (network(x, {"label": y}, t) - (eps - x0)).square().mean()
+        raw = x_all[index]
+        x = (raw + torch.rand(raw.shape)) * (2 / levels) - 1
+        batch = Batch(x, index, {"label": y_all[index]})
+        loss = model.loss(Turn(step, step / steps, batch, Rng(0, "train", step))).total
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * (1 - step / steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, config.clip or 1e9)
         optimizer.step()
@@ -95,19 +98,6 @@ def bare(steps: int) -> float:
             for gamma, average in zip(gammas, averages, strict=True):
                 torch._foreach_lerp_(average, averaged, 1 - (1 - 1 / (step + 1)) ** (gamma + 1))
     return (time.perf_counter() - begin) / steps
-
-
-class TorchRng:
-    """torch's generator in the shape of Rng, for the time sampling of the bare step."""
-
-    def __call__(self, *names: str | int) -> TorchRng:
-        return self
-
-    def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.rand(shape, dtype=dtype)
-
-    def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.randn(shape, dtype=dtype)
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 What it is: a pre-norm decoder with normalised queries and keys, squared-ReLU feed-forward layers and projections that
 start at zero. Tokens laid out on a grid (rows and columns of an image, columns of a table) get one learned embedding an
-axis, and each position sees, beside attention, the values of its already known grid neighbours as plain numbers: at a
-few thousand examples this local, ordinal look back is worth more than depth.
+axis, and each position sees, beside attention, the values of its already known grid neighbours as plain numbers: a
+local, ordinal look back that attention would have to learn from few examples.
 What it is not: a likelihood. It returns numbers; what they mean is the output distribution's business.
 
 Departures: norms are LayerNorm without gain (RMSNorm takes 3.5 times as long on a CPU, forward and backward), of

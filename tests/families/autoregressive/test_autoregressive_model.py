@@ -199,44 +199,6 @@ def test_loss_is_nats_per_value_and_hides_conditions():
     assert torch.equal(hidden[hidden != -1], y[hidden != -1])
 
 
-def test_shifted_examples_are_moved_images_and_the_network_is_told_how():
-    spec = DataSpec("tokens", (2 * 4 * 5,), 50, {"label": 2})
-    model = build(spec, shift=0.75, grid=(2, 4, 5))
-    x = torch.arange(40).expand(400, 40)
-    moved, way = model._move(x, Rng(0, "shift"))
-    assert 60 < (way == 0).sum() < 140
-    assert set(way.tolist()) == set(range(9))
-    seen = set()
-    for k in range(9):
-        first = moved[way == k][0].view(2, 4, 5)
-        assert (moved[way == k] == first.flatten()).all()
-        # interior values come from one step away; beyond the edge the edge is repeated
-        padded = np.pad(np.arange(40).reshape(2, 4, 5), ((0, 0), (1, 1), (1, 1)), mode="edge")
-        fits = [(i, j) for i in range(3) for j in range(3) if (padded[:, i : i + 4, j : j + 5] == first.numpy()).all()]
-        assert len(fits) == 1
-        seen |= set(fits)
-        assert (fits == [(1, 1)]) == (k == 0)
-    assert len(seen) == 9
-    # outside training an example is in its place
-    y, label = x[:3] % 50, torch.tensor([0, 1, -1])
-    told = {"label": label, "(shift)": torch.zeros(3, dtype=torch.int64)}
-    torch.testing.assert_close(log_prob(model, y, {"label": label}), model._log_prob(y, told).detach())
-    told["(shift)"] += 1
-    assert (log_prob(model, y, {"label": label}) - model._log_prob(y, told)).abs().min() > 1e-6
-
-
-def test_shifting_model_is_normalised_and_samples_from_its_own_distribution():
-    model = build(TINY, shift=0.5)
-    x = everything(TINY)
-    p = log_prob(model, x).exp()
-    assert p.sum().item() == pytest.approx(1, abs=1e-12)
-    with torch.no_grad():
-        samples = model.sample(4000, rng=Rng(2, "s"))
-    assert chi_square(samples, p.numpy(), TINY) > 1e-4
-    with pytest.raises(ValueError, match="shifted"):
-        build(DataSpec("vector", (4,), 3), shift=0.5)
-
-
 # completion
 
 

@@ -28,9 +28,6 @@ from quintet.families.autoregressive.orders import OrderName, order
 from quintet.families.autoregressive.outputs import OutputConfig
 from quintet.samplers.tokens import Next, draw, generate, restrict
 
-SHIFT = "(shift)"
-"""The network's own condition: how a training example was moved."""
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TokenSampling(Config):
@@ -76,11 +73,8 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         spec: of discrete data, any shape; flattened, its values are the tokens.
         network: over the tokens in the order they are read.
         output: the network's numbers to logits.
-        order: which value is drawn when, over `grid`.
-        grid: how the flattened values lie (rows and columns of an image).
+        positions: (T,) the k-th value drawn lies at flat place positions[k] of an example.
         class_dropout: share of training examples whose conditions are hidden; 0 leaves unconditional use untrained.
-        shift: share of training examples that are moved by one step along the grid's last two axes. The network is told
-            by which (a condition of its own), so that what it says of examples in their place stays unbiased.
         particles: of `fill`, per item.
     """
 
@@ -96,8 +90,6 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         output: OutputConfig,
         positions: Tensor,
         class_dropout: float,
-        shift: float,
-        grid: tuple[int, ...],
         particles: int,
         sampling: TokenSampling,
     ) -> None:
@@ -105,7 +97,7 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         if spec.levels is None:
             raise ValueError("an autoregressive model needs levels; the recipe's codec makes them of continuous data")
         self.network, self.output, self.levels = network, output, spec.levels
-        self.class_dropout, self.shift, self.grid, self.particles = class_dropout, shift, grid, particles
+        self.class_dropout, self.particles = class_dropout, particles
         self.register_buffer("positions", positions, persistent=False)
         self.register_buffer("places", positions.argsort(), persistent=False)
 
@@ -116,11 +108,8 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
 
     def loss(self, turn: Turn) -> Loss:
         """Cross-entropy in nats per value: the negative log-likelihood divided by the number of values."""
-        x, cond = turn.batch.x, self._hide(turn.batch.cond, turn.rng("hide"))
-        if self.shift:
-            x, way = self._move(x, turn.rng("shift"))
-            cond = {**cond, SHIFT: way}
-        total = -self._log_prob(x, cond).mean() / self.spec.dims
+        cond = self._hide(turn.batch.cond, turn.rng("hide"))
+        total = -self._log_prob(turn.batch.x, cond).mean() / self.spec.dims
         return Loss(total, {"nats_per_dim": total.detach()})
 
     def _hide(self, cond: Cond, rng: Rng) -> Cond:
@@ -129,27 +118,10 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         hidden = rng.uniform((len(next(iter(cond.values()))),)) < self.class_dropout
         return {name: torch.where(hidden, UNCONDITIONAL, value) for name, value in cond.items()}
 
-    def _move(self, x: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Moved examples (B, *E), edges repeated, and by which of the nine moves, (B,) int64; 0 is none."""
-        u = rng.uniform((len(x), 2)).to(x.device)
-        way = torch.where(u[:, 0] < self.shift, (u[:, 1] * 8).long() + 1, 0)
-        place = (way + 4) % 9  # 0, no move, is the middle of a 3 x 3 field
-        h, w = self.grid[-2:]
-        rows = (torch.arange(h, device=x.device) + (place // 3 - 1)[:, None]).clamp(0, h - 1)  # (B, H)
-        columns = (torch.arange(w, device=x.device) + (place % 3 - 1)[:, None]).clamp(0, w - 1)
-        flat = (rows[:, :, None] * w + columns[:, None, :]).flatten(1)  # (B, H W)
-        layers = x.reshape(len(x), -1, h * w)
-        return layers.gather(2, flat[:, None].expand_as(layers)).view_as(x), way
-
-    def _conditions(self, n: int, cond: Cond | None) -> Cond:
-        """What the network is given: the examples in their place."""
-        cond = cond or {}
-        return {**cond, SHIFT: self.positions.new_zeros(n)} if self.shift else cond
-
     # likelihood
 
     def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
-        return self._log_prob(x, self._conditions(len(x), cond))
+        return self._log_prob(x, cond or {})
 
     def _log_prob(self, x: Tensor, cond: Cond) -> Tensor:
         tokens = self.read(x)
@@ -187,11 +159,11 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         """
         network = cast(TokenNetwork, self.network)
         if not cond or guidance in (0, 1):
-            cache = network.start(n, self._conditions(n, cond if guidance else None))
+            cache = network.start(n, cond if cond and guidance else {})
             return lambda tokens: self.output.logits(network.next(cache, tokens), self.levels)
         # -1 in a row is unconditional: both halves go through the network as one batch.
         both = {k: torch.cat([torch.full_like(v, UNCONDITIONAL), v]) for k, v in cond.items()}
-        twice = network.start(2 * n, self._conditions(2 * n, both))
+        twice = network.start(2 * n, both)
 
         def following(tokens: Tensor | None) -> Tensor:
             raw = network.next(twice, None if tokens is None else torch.cat([tokens, tokens]))
@@ -243,8 +215,7 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         offsets = rng("resample").uniform((n, length), torch.float64).to(device)
         last = rng("choose").uniform((n,), torch.float64).to(device)
         network = cast(TokenNetwork, self.network)
-        repeated = {name: value.repeat_interleave(m) for name, value in cond.items()}
-        cache = network.start(n * m, self._conditions(n * m, repeated))
+        cache = network.start(n * m, {name: value.repeat_interleave(m) for name, value in cond.items()})
         paths = tokens.repeat_interleave(m, 0)  # (n m, T)
         weight = torch.zeros(n, m, dtype=torch.float64, device=device)  # log
         rows = torch.arange(n * m, device=device).view(n, m)
@@ -269,7 +240,12 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class AutoregressiveConfig(ModelConfig):
-    """See Autoregressive. `grid` None takes the spec's own shape."""
+    """See Autoregressive.
+
+    Attributes:
+        order: which value is drawn when, over the grid.
+        grid: how the flattened values lie (rows and columns of an image); None takes the spec's own shape.
+    """
 
     kind = "autoregressive"
     network: TokenNetworkConfig
@@ -277,7 +253,6 @@ class AutoregressiveConfig(ModelConfig):
     order: OrderName = "rows"
     grid: tuple[int, ...] | None = None
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
-    shift: float = Field(default=0.0, ge=0, lt=1)
     particles: int = Field(default=32, ge=1)
     sampling: TokenSampling = TokenSampling()
 
@@ -288,19 +263,15 @@ class AutoregressiveConfig(ModelConfig):
         if prod(shape) != spec.dims:
             raise ValueError(f"a grid {shape} does not hold {spec.dims} values")
         way = order(self.order, shape)
-        if self.shift and len(shape) < 2:
-            raise ValueError(f"only a grid with rows and columns can be shifted, got {shape}")
-        conditions = {**spec.conditions, **({SHIFT: 9} if self.shift else {})}
-        outputs = self.output.outputs(spec.levels)
-        network = self.network.build(spec.dims, spec.levels, conditions, grid=way.grid, outputs=outputs)
+        network = self.network.build(
+            spec.dims, spec.levels, spec.conditions, grid=way.grid, outputs=self.output.outputs(spec.levels)
+        )
         return Autoregressive(
             spec,
             network,
             output=self.output,
             positions=way.positions,
             class_dropout=self.class_dropout,
-            shift=self.shift,
-            grid=shape,
             particles=self.particles,
             sampling=self.sampling,
         )
