@@ -4,17 +4,13 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
-from quintet.core.codec import Codec
-from quintet.core.model import HasLogProb
 from quintet.core.rng import Rng
-from quintet.core.spec import DataSpec
 from quintet.metrics.classify import cas
-from quintet.metrics.likelihood import bits_per_dim, model_bits, undefined
+from quintet.metrics.likelihood import bits_per_dim, undefined
 from quintet.metrics.sharpness import high_power, sharpness
 from quintet.metrics.sizes import proportion
 
@@ -43,45 +39,6 @@ def test_undefined_and_not_finite_are_null():
     assert broken.value is None
     assert "1 of 3" in broken.protocol
     assert bits_per_dim(np.ones(1), 8, kind="exact").value is None
-
-
-class Doubled(Codec):
-    """x = 2 raw + noise: log_det is D ln 2."""
-
-    protocol = "doubled"
-
-    def __init__(self):
-        spec = DataSpec("vector", (3,))
-        super().__init__(spec, spec)
-
-    def encode(self, raw, rng=None):
-        return 2 * raw + (0 if rng is None else 0.1 * rng.normal(raw.shape, torch.float64))
-
-    def decode(self, x):
-        return x / 2
-
-    def log_det(self, x):
-        return torch.full((len(x),), 3 * math.log(2), dtype=torch.float64)
-
-
-class StandardNormal(HasLogProb):
-    likelihood = "exact"
-    log_prob_protocol = "closed form"
-
-    def log_prob(self, x, cond=None, *, rng):
-        noise = 0.1 * rng.normal((len(x),), torch.float64)
-        return -0.5 * (x**2).sum(1) - 1.5 * math.log(2 * math.pi) + noise
-
-
-def test_a_model_through_its_codec():
-    raw = torch.randn(130, 3, dtype=torch.float64)
-    found = model_bits(StandardNormal(), Doubled(), raw, {"label": torch.zeros(130)}, rng=RNG, batch=1000)
-    again = model_bits(StandardNormal(), Doubled(), raw, rng=RNG, batch=7)
-    assert found.value == pytest.approx(again.value, rel=1e-12)
-    nats = -0.5 * ((2 * raw) ** 2).sum(1) - 1.5 * math.log(2 * math.pi) + 3 * math.log(2)
-    assert found.value == pytest.approx(-float(nats.mean()) / 3 / math.log(2), abs=0.1)
-    assert "closed form; doubled" in found.protocol
-    assert model_bits(object(), Doubled(), raw, rng=RNG).value is None
 
 
 def test_high_power_is_parseval():

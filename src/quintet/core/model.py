@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from quintet.core.batch import Batch
 from quintet.core.rng import Rng
-from quintet.core.spec import Cond, DataSpec
+from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
 
 S = TypeVar("S")
 
@@ -185,6 +186,21 @@ CAPABILITIES: Mapping[str, type] = {
     "fill": HasFill,
     "trace": HasTrace,
 }
+
+
+def hide(cond: Cond, share: float, rng: Rng) -> Cond:
+    """Make a random share of the rows unconditional in every field, so that a model also learns without its labels.
+
+    Args:
+        cond: name -> (B,) int64.
+        share: of rows, 0 to 1.
+        rng: one uniform number a row.
+    Source: Ho & Salimans 2022, arXiv:2207.12598, algorithm 1.
+    """
+    if not cond or not share:
+        return cond
+    hidden = rng.uniform((len(next(iter(cond.values()))),)) < share
+    return {name: torch.where(hidden, UNCONDITIONAL, value) for name, value in cond.items()}
 
 
 def capabilities(model: Model[Any]) -> tuple[str, ...]:

@@ -12,14 +12,9 @@ import math
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from quintet.core.codec import Codec
-from quintet.core.model import HasLogProb
 from quintet.core.results import Estimate
-from quintet.core.rng import Rng
-from quintet.core.spec import Cond
 from quintet.metrics.sizes import normal, too_few, unavailable
 
 Kind = Literal["exact", "bound", "estimate"]
@@ -49,29 +44,3 @@ def bits_per_dim(nats: NDArray[np.generic], dims: int, *, kind: Kind, protocol: 
 def undefined(why: str = "the model has no likelihood") -> Estimate:
     """The null result of a family without a likelihood (a GAN)."""
     return unavailable(f"undefined: {why}")
-
-
-def model_bits(
-    model: object, codec: Codec, raw: torch.Tensor, cond: Cond | None = None, *, rng: Rng, batch: int = 500
-) -> Estimate:
-    """Bits per dimension of raw examples under a model, through its codec.
-
-    Args:
-        model: with the likelihood capability, or without (null).
-        codec: raw data to the model's; its noise is drawn by `rng("dequantise")`.
-        raw: (N, *R).
-        cond: name -> (N,) labels.
-        rng: row i is example i's, so that `batch` plays no part.
-        batch: examples at a time.
-    """
-    if not isinstance(model, HasLogProb):
-        return undefined()
-    parts = []
-    with torch.no_grad():
-        for i in range(0, len(raw), batch):
-            x = codec.encode(raw[i : i + batch], rng("dequantise").at(i))
-            some = {name: label[i : i + batch] for name, label in (cond or {}).items()}
-            parts.append(model.log_prob(x, some, rng=rng("log_prob").at(i)) + codec.log_det(x))
-    nats = torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
-    protocol = "; ".join((model.log_prob_protocol, codec.protocol))
-    return bits_per_dim(nats, codec.raw.dims, kind=model.likelihood, protocol=protocol)

@@ -165,7 +165,7 @@ def test_a_flow_that_lost_its_inverse_is_reported():
 
 
 def test_loss_is_the_mean_negative_log_likelihood_per_dimension_with_its_detector():
-    flow = build(BOX, DataSpec("image", (1, 1, 2), conditions={"label": 2}), label_dropout=0.0)
+    flow = build(BOX, DataSpec("image", (1, 1, 2), conditions={"label": 2}), class_dropout=0.0)
     x = torch.rand(8, 1, 1, 2, dtype=torch.float64) * 2 - 1
     cond = {"label": torch.arange(8) % 2}
     loss = flow.loss(turn(x, cond))
@@ -178,7 +178,7 @@ def test_loss_is_the_mean_negative_log_likelihood_per_dimension_with_its_detecto
 
 
 def test_hidden_labels_are_as_many_as_asked_for():
-    flow = build(LINE, vector(2, labels=2), label_dropout=0.5)
+    flow = build(LINE, vector(2, labels=2), class_dropout=0.5)
     x = torch.randn(1, 2).double().expand(2000, 2)
     ones = torch.ones(2000, dtype=torch.int64)
     plain, hidden = (float(-flow.log_prob(x[:1], {"label": ones[:1] * k}).detach() / 2) for k in (1, -1))
@@ -190,7 +190,7 @@ def test_hidden_labels_are_as_many_as_asked_for():
 def test_gradients_reach_every_parameter(network):
     spec = DataSpec("image", (1, 2, 2), conditions={"label": 2})
     transforms = (SweepConfig(spline=PiecewiseLinear(bins=3), network=network, groups=3), ProbitConfig(), *LINE)
-    flow = build(transforms, spec, label_dropout=0.5)
+    flow = build(transforms, spec, class_dropout=0.5)
     (player,) = flow.players()
     assert {id(p) for p in player.module.parameters()} == {id(p) for p in flow.parameters()}
     x = torch.rand(64, 1, 2, 2).double() * 2 - 1
@@ -255,7 +255,7 @@ def test_capabilities_and_refusals():
 
 
 def test_config_round_trip():
-    config = FlowConfig(transforms=(*BOX, *LINE), label_dropout=0.2, sampling=FlowSampling(temperature=0.9))
+    config = FlowConfig(transforms=(*BOX, *LINE), class_dropout=0.2, sampling=FlowSampling(temperature=0.9))
     classes = (
         FlowConfig, FlowSampling, SweepConfig, ProbitConfig, LULinearConfig, SplineCouplingConfig, PiecewiseLinear,
         RationalQuadratic, MLPConfig,

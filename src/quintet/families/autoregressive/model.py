@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasFill, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.model import HasFill, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
 from quintet.core.recipe import ModelConfig, TokenNetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
@@ -108,15 +108,9 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
 
     def loss(self, turn: Turn) -> Loss:
         """Cross-entropy in nats per value: the negative log-likelihood divided by the number of values."""
-        cond = self._hide(turn.batch.cond, turn.rng("hide"))
+        cond = hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         total = -self._log_prob(turn.batch.x, cond).mean() / self.spec.dims
         return Loss(total, {"nats_per_dim": total.detach()})
-
-    def _hide(self, cond: Cond, rng: Rng) -> Cond:
-        if not cond or not self.class_dropout:
-            return cond
-        hidden = rng.uniform((len(next(iter(cond.values()))),)) < self.class_dropout
-        return {name: torch.where(hidden, UNCONDITIONAL, value) for name, value in cond.items()}
 
     # likelihood
 

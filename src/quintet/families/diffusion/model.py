@@ -21,10 +21,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasDenoiser, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.model import HasDenoiser, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
-from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
+from quintet.core.spec import Cond, DataSpec
 from quintet.families.diffusion.paths import PATHS, PathName, wide
 from quintet.families.diffusion.targets import DEFINED, TargetName, combine, convert
 from quintet.families.diffusion.warps import CONDITION, WarpConfig, Warps
@@ -110,7 +110,7 @@ class Diffusion(
         Source: Lipman et al. 2023, eq. 14 for the linear path with the velocity target.
         """
         x0 = turn.batch.x
-        cond = self._hide(turn.batch.cond, turn.rng("hide"))
+        cond = hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         if self.warps is not None:
             x0, which = self.warps(x0, turn.rng("warp"))
             cond = {**cond, CONDITION: which}
@@ -120,13 +120,6 @@ class Diffusion(
         error = (y - combine(self.target, self.path, x0, eps, t)).square().flatten(1).mean(1)  # (B,)
         total = (self.weighting.weight(self.target, self.path, t) * error).mean()
         return Loss(total, {f"{self.target}_mse": error.detach().mean()})
-
-    def _hide(self, cond: Cond, rng: Rng) -> Cond:
-        if not cond or not self.class_dropout:
-            return cond
-        n = len(next(iter(cond.values())))
-        hidden = rng.uniform((n,)) < self.class_dropout
-        return {name: torch.where(hidden, UNCONDITIONAL, value) for name, value in cond.items()}
 
     # the field
 

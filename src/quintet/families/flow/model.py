@@ -23,10 +23,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasLatent, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.model import HasLatent, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
 from quintet.core.recipe import ModelConfig
 from quintet.core.rng import Rng
-from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
+from quintet.core.spec import Cond, DataSpec
 from quintet.families.flow.transforms import Composite, SplineCoupling, TransformConfig
 
 
@@ -48,17 +48,17 @@ class Flow(Model[FlowSampling], HasLogProb, HasLatent, HasTrace):
     Args:
         spec: continuous data of any shape; they are flattened.
         transform: from data to noise.
-        label_dropout: share of training examples whose labels are hidden, all fields together.
+        class_dropout: share of training examples whose labels are hidden, all fields together.
         sampling: see FlowSampling.
     """
 
     likelihood: ClassVar[Literal["exact", "bound", "estimate"]] = "exact"
 
-    def __init__(self, spec: DataSpec, transform: Composite, *, label_dropout: float, sampling: FlowSampling) -> None:
+    def __init__(self, spec: DataSpec, transform: Composite, *, class_dropout: float, sampling: FlowSampling) -> None:
         super().__init__(spec, sampling)
         if spec.levels is not None:
             raise ValueError(f"a flow models continuous values, got {spec.levels} levels; dequantise them first")
-        self.transform, self.label_dropout = transform, label_dropout
+        self.transform, self.class_dropout = transform, class_dropout
         self.latent = replace(spec, conditions={})
 
     @property
@@ -74,10 +74,7 @@ class Flow(Model[FlowSampling], HasLogProb, HasLatent, HasTrace):
         The parts carry the flow's detector: the lowest and highest log-determinant of the batch, and the share of
         examples where it is not finite.
         """
-        cond = dict(turn.batch.cond)
-        if cond and self.label_dropout:
-            hide = turn.rng("labels").uniform((len(turn.batch),)) < self.label_dropout
-            cond = {name: torch.where(hide, UNCONDITIONAL, label) for name, label in cond.items()}
+        cond = hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         z, log_det = self.transform(turn.batch.x.flatten(1), cond)
         total = -(_standard_normal(z) + log_det).mean() / self.spec.dims
         seen = log_det.detach()
@@ -151,13 +148,13 @@ class FlowConfig(ModelConfig):
 
     Attributes:
         transforms: from data to noise.
-        label_dropout: share of training examples whose labels are hidden.
+        class_dropout: share of training examples whose labels are hidden.
         sampling: the model's own choice.
     """
 
     kind = "flow"
     transforms: tuple[TransformConfig, ...]
-    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    class_dropout: float = Field(default=0.1, ge=0, lt=1)
     sampling: FlowSampling = FlowSampling(temperature=1.0)
 
     def build(self, spec: DataSpec) -> Flow:
@@ -166,4 +163,4 @@ class FlowConfig(ModelConfig):
         for config in self.transforms:
             parts.append(config.build(spec, couplings))
             couplings += isinstance(parts[-1], SplineCoupling)
-        return Flow(spec, Composite(parts), label_dropout=self.label_dropout, sampling=self.sampling)
+        return Flow(spec, Composite(parts), class_dropout=self.class_dropout, sampling=self.sampling)

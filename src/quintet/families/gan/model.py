@@ -31,7 +31,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.model import HasTrace, Loss, Model, Player, Trace, Turn, hide
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
@@ -109,7 +109,7 @@ class GAN(Model[GANSampling], HasTrace):
         loss: of both players.
         latent: width of z.
         gamma, gamma_end: weight of the gradient penalties (gamma / 2 each) at the start and at the end of training.
-        label_dropout: share of rows, real and fake alike, whose conditions are hidden, so that unconditional
+        class_dropout: share of rows, real and fake alike, whose conditions are hidden, so that unconditional
             sampling is learned.
         augment: probability that a discriminator's input image is shifted by up to an eighth of its size.
         coins: number of fair signs appended to z, with which the generator can tell separate modes apart without a
@@ -130,7 +130,7 @@ class GAN(Model[GANSampling], HasTrace):
         latent: int,
         gamma: float,
         gamma_end: float,
-        label_dropout: float,
+        class_dropout: float,
         augment: float,
         noise: float,
         coins: int,
@@ -143,7 +143,7 @@ class GAN(Model[GANSampling], HasTrace):
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.latent, self.coins, self.bound = latent, coins, bound
         self.gamma, self.gamma_end = gamma, gamma_end
-        self.label_dropout, self.augment, self.noise = label_dropout, augment, noise
+        self.class_dropout, self.augment, self.noise = class_dropout, augment, noise
 
     def players(self) -> Sequence[Player]:
         return (
@@ -155,7 +155,7 @@ class GAN(Model[GANSampling], HasTrace):
         """Fakes for the batch's labels."""
         real = turn.batch.x
         z = self._latent(len(real), turn.rng("latent")).to(real.dtype)
-        cond = self._hide(turn.batch.cond, turn.rng("hide"))
+        cond = hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         return Fakes(self._draw(z, cond), cond)
 
     def discriminator_loss(self, turn: Turn) -> Loss:
@@ -236,13 +236,6 @@ class GAN(Model[GANSampling], HasTrace):
         ]
         return torch.cat(parts) if parts else z.new_empty((0, *self.spec.shape))
 
-    def _hide(self, cond: Cond, rng: Rng) -> Cond:
-        if not cond or not self.label_dropout:
-            return cond
-        n = len(next(iter(cond.values())))
-        hidden = rng.uniform((n,)) < self.label_dropout
-        return {name: torch.where(hidden, UNCONDITIONAL, label) for name, label in cond.items()}
-
     def _augment(self, x: Tensor, rng: Rng) -> Tensor:
         if self.augment:
             x = shifted(x, self.augment, rng("shift"))
@@ -265,7 +258,7 @@ class GANConfig(ModelConfig):
     features: int = Field(default=128, ge=1)
     gamma: float = Field(default=0.1, ge=0)
     gamma_end: float = Field(default=0.01, ge=0)
-    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    class_dropout: float = Field(default=0.1, ge=0, lt=1)
     augment: float = Field(default=0.0, ge=0, le=1)
     noise: float = Field(default=0.0, ge=0)
     sampling: GANSampling = GANSampling()
@@ -281,7 +274,7 @@ class GANConfig(ModelConfig):
             latent=self.latent,
             gamma=self.gamma,
             gamma_end=self.gamma_end,
-            label_dropout=self.label_dropout if spec.conditions else 0.0,
+            class_dropout=self.class_dropout if spec.conditions else 0.0,
             augment=self.augment if spec.kind == "image" else 0.0,
             noise=self.noise,
             coins=self.coins,

@@ -20,10 +20,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasLatent, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn
+from quintet.core.model import HasLatent, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
-from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
+from quintet.core.spec import Cond, DataSpec
 from quintet.families.vae.likelihoods import Likelihood, LikelihoodConfig
 from quintet.families.vae.priors import Prior, PriorConfig, normal_log_prob
 
@@ -90,7 +90,7 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
 
     def loss(self, turn: Turn) -> Loss:
         """Reconstruction + factor * max(KL, free bits), divided by the dimensions so that its size does not grow."""
-        x, cond = turn.batch.x, self._hide(turn.batch.cond, turn.rng("hide"))
+        x, cond = turn.batch.x, hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         mean, log_std = self.posterior(x, cond)
         z = mean + log_std.exp() * turn.rng("z").normal(tuple(mean.shape)).to(mean)
         reconstruction = -self.output.log_prob(x, self.decoder(z, cond)).mean()
@@ -112,13 +112,6 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
         """Mean and log standard deviation of q(z | x), both (B, width)."""
         mean, log_std = self.encoder(self.output.centred(x), cond).chunk(2, dim=1)
         return mean, log_std.clamp(-7.0, 3.0)
-
-    def _hide(self, cond: Cond, rng: Rng) -> Cond:
-        if not cond or not self.class_dropout:
-            return cond
-        n = len(next(iter(cond.values())))
-        hidden = rng.uniform((n,)) < self.class_dropout
-        return {name: torch.where(hidden, UNCONDITIONAL, value) for name, value in cond.items()}
 
     # sampling
 
