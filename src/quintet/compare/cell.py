@@ -32,7 +32,7 @@ from quintet.core.rng import CHUNK, Rng, layer_noise
 from quintet.data.batches import Batches
 from quintet.data.dataset import Dataset
 from quintet.metrics.distances import kid
-from quintet.metrics.evaluate import Reference
+from quintet.metrics.evaluate import Reference, pca_space
 from quintet.metrics.judges import PCASpace
 from quintet.metrics.likelihood import bits_per_dim, undefined
 from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
@@ -127,7 +127,7 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
             return
         stages, dataset = job.stages(), job.dataset
         ledger, base = Ledger(), peak_memory()
-        space = PCASpace(dataset.train.x)
+        space = pca_space(dataset.train.x, dataset.spec)
         validation = space.features(dataset.validation.x)
         choice: dict[str, Any] = {}
         curve: list[dict[str, float]] = []

@@ -59,6 +59,14 @@ class Modes(NamedTuple):
     scale: float
 
 
+def pca_space(train: NDArray[np.generic], spec: DataSpec) -> PCASpace:
+    """The space of choices on validation data; for vectors with Gaussian kernels, as a polynomial sees no modes."""
+    space = PCASpace(train)
+    if spec.kind == "vector":
+        space.kernel = real_kernels(space.features(train))
+    return space
+
+
 class Views(NamedTuple):
     """One set of items in the three spaces."""
 
@@ -103,9 +111,8 @@ class Reference:
         self.spare = None if spare is None or not len(spare) else _thin(Part(spare), most).x
         self.pixels = PixelSpace(spec)
         fit = _thin(self.train, 4 * most).x
-        self.pca = PCASpace(fit)
+        self.pca = pca_space(fit, spec)
         if spec.kind == "vector":  # see CoordinateSpace: a polynomial sees three moments only
-            self.pca.kernel = real_kernels(self.pca.features(fit))
             self.pixels.kernel = real_kernels(self.pixels.features(fit))
         self.test_views = self._views(self.test.x)
         self.train_raw = self.pixels.features(self.train.x)
