@@ -110,7 +110,7 @@ def test_finished_cells_are_not_done_again_and_seeds_can_be_added(folder: Path) 
     started = [(e["recipe"], e["seed"]) for e in told if e["kind"] == "cell"]
     assert started == [("vae", 1), ("flow-matching", 1)]
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert [len(row.seeds) for row in again.result.recipes] == [2, 2]
+    assert [len(row.seeds) for row in again.result.recipes] == [2, 2, 1, 1]  # the other recipes' rows stay
     assert again.result.budget["cell"] == BUDGET
     summary = again.result.recipes[0].summary["kid"]
     values = [s.metrics["kid"].value for s in again.result.recipes[0].seeds]

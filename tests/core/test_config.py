@@ -66,3 +66,10 @@ def test_unknown_kind() -> None:
 def test_only_plain_values() -> None:
     with pytest.raises(TypeError, match="object"):
         config.encode({"x": object()})
+
+
+def test_override_of_a_whole_part() -> None:
+    changed = config.override(VALUE, "part", '{"kind": "inner", "width": 9}', kinds=KINDS)
+    assert changed.part == Inner(width=9)
+    with pytest.raises(UsageError, match="inner, outer"):
+        config.override(VALUE, "part", '{"kind": "iner"}', kinds=KINDS)

@@ -24,7 +24,7 @@ from quintet.core.codec import Codec
 from quintet.core.errors import UsageError
 from quintet.core.ledger import Ledger, Stopwatch, peak_memory
 from quintet.core.lock import locked
-from quintet.core.model import HasLogProb, HasTrace, Model
+from quintet.core.model import HasLatent, HasLogProb, HasTrace, Model, round_trip_error
 from quintet.core.plan import Plan
 from quintet.core.recipe import Recipe, Stage
 from quintet.core.results import Estimate, LedgerEntry, SamplingCost, SeedResult, Stability
@@ -36,6 +36,7 @@ from quintet.metrics.evaluate import Reference, pca_space
 from quintet.metrics.judges import PCASpace
 from quintet.metrics.likelihood import bits_per_dim, undefined
 from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
+from quintet.recipes.registry import KINDS
 from quintet.tasks.density import nats
 from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
@@ -45,6 +46,7 @@ from quintet.train.run import fit, warm_up
 CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average
 CHOICE_SAMPLES = 512
 PREVIEW_SAMPLES = 2 * CHUNK
+INVERTED, INVERSE_TOLERANCE = 256, 0.01
 TRACE_ITEMS, TRACE_FRAMES, TRACE_POINTS = 8, 9, 1024
 
 Report = Callable[[Mapping[str, Any]], None]
@@ -84,7 +86,7 @@ class CellJob:
             raise UsageError("recipe.unfit", recipe=self.recipe.name, why=reason)
         stages = self.recipe.stages(self.dataset.spec, self.budget)
         for path, text in self.overrides:
-            stages = tuple(config.override(stage, path, text, stage.name) for stage in stages)
+            stages = tuple(config.override(stage, path, text, stage.name, KINDS) for stage in stages)
         return stages
 
     def config(self) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
         if (job.folder / TRAINING).exists():
             return
         stages, dataset = job.stages(), job.dataset
-        ledger, base = Ledger(), peak_memory()
+        ledger, base = Ledger(), 0 if job.device == "cuda" else peak_memory()
         space = pca_space(dataset.train.x, dataset.spec)
         validation = space.features(dataset.validation.x)
         choice: dict[str, Any] = {}
@@ -160,7 +162,7 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
                 resume=resume,
                 reserve_s=reserve,
             )
-            curve = watcher.curve
+            curve = watcher.curve()
             with Stopwatch() as watch:
                 choice = _choose(job, fitted.state, model, codec, space, validation, reserve if timed else None)
             ledger.wall_s += watch.wall
@@ -189,7 +191,10 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(job.seed, "warm"))
     made = generate(model, codec, n, labels, rng=Rng(job.seed, "evaluate"), limit_s=0.4 * limit_s)
     steps = model.sequential_steps()
-    cost = SamplingCost(seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps), sequential_steps=steps)
+    guided = getattr(model.sampling, "guidance", 1.0) not in (0.0, 1.0)  # two evaluations instead of one
+    cost = SamplingCost(
+        seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps * (1 + guided)), sequential_steps=steps
+    )
     metrics: dict[str, Estimate] = {}
     if reference is not None:
         asked = next(iter(made.labels.values()), None)
@@ -206,9 +211,10 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
         metrics=metrics,
         ledger=ledger,
         sampling=cost,
-        stability=_stability(job.folder, metrics, reference),
+        stability=_stability(job.folder, metrics, reference, lost_inverse(model, codec, dataset)),
         choice={
             **training["choice"],
+            "samples": len(made),
             "capabilities": list(trained.capabilities),
             "likelihood": model.likelihood if isinstance(model, HasLogProb) else "undefined",
         },
@@ -219,6 +225,19 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     return result
 
 
+def remeasure(job: CellJob, reference: Reference, n: int) -> None:
+    """Measure a finished cell again on its first n samples, so that every family is judged on the same number."""
+    torch.set_num_threads(job.threads)
+    path = job.folder / RESULT
+    result = SeedResult.model_validate_json(path.read_text(encoding="utf-8"))
+    with np.load(job.folder / "samples.npz") as stored:
+        x = stored["x"][:n]
+        asked = next((stored[name][:n] for name in job.dataset.spec.conditions), None)
+    metrics = {**result.metrics, **reference.evaluate(x, asked, seed=job.seed)}
+    result = result.model_copy(update={"metrics": metrics, "choice": {**result.choice, "samples": n}})
+    checkpoint.write_atomically(path, result.model_dump_json(indent=1).encode())
+
+
 def likelihood(model: Model[Any], codec: Codec, dataset: Dataset, seed: int, limit_s: float) -> Estimate:
     """Bits per dimension on the test split, or why there are none."""
     if not isinstance(model, HasLogProb):
@@ -227,6 +246,20 @@ def likelihood(model: Model[Any], codec: Codec, dataset: Dataset, seed: int, lim
     given = "given the label" if dataset.spec.conditions else ""
     how = "; ".join(part for part in (model.log_prob_protocol, codec.protocol, given) if part)
     return bits_per_dim(values, dataset.spec.dims, kind=model.likelihood, protocol=how)
+
+
+def lost_inverse(model: Model[Any], codec: Codec, dataset: Dataset) -> list[dict[str, Any]]:
+    """An event if a model whose latents are exact does not find its way back on test examples."""
+    if not (isinstance(model, HasLatent) and isinstance(model, HasLogProb) and model.likelihood == "exact"):
+        return []
+    device = next(model.parameters()).device
+    x = codec.encode(torch.from_numpy(dataset.test.x[:INVERTED]).to(device))
+    cond = {name: torch.from_numpy(value[:INVERTED]).to(device) for name, value in dataset.test.labels.items()}
+    with torch.no_grad():
+        error = float(round_trip_error(model, x, cond).max())
+    if error <= INVERSE_TOLERANCE:
+        return []
+    return [{"kind": "event", "step": 0, "what": "not_invertible", "error": min(error, 1e30)}]
 
 
 class _Watcher:
@@ -246,7 +279,6 @@ class _Watcher:
     ) -> None:
         self.job, self.stage, self.index, self.model, self.codec = job, stage, index, model, codec
         self.space, self.validation, self.report, self.stop = space, validation, report, stop
-        self.curve: list[dict[str, float]] = []
         self._told = 0.0
 
     def stored_plan(self) -> Plan | None:
@@ -274,15 +306,21 @@ class _Watcher:
             self._told = now
             self.report({"kind": "step", "step": step, "steps": plan.steps, "seconds": seconds, "share": share})
 
+    def curve(self) -> list[dict[str, float]]:
+        """The previews' points, of earlier processes too."""
+        lines = [json.loads(line) for line in (self.job.folder / LOG).read_text(encoding="utf-8").splitlines()]
+        mine = [line for line in lines if line["kind"] == "preview" and line["stage"] == self.stage.name]
+        return [{k: line[k] for k in ("seconds", "step", "kid_pca") if k in line} for line in mine]
+
     def preview(self, state: TrainState, seconds: float) -> None:
         labels = proportional_labels(self.job.dataset.train.labels, PREVIEW_SAMPLES, self.job.seed)
         with state.ema.applied(0):
             made = generate(self.model, self.codec, PREVIEW_SAMPLES, labels, rng=Rng(self.job.seed, "preview"))
         distance = kid(self.space.features(made.x), self.validation, self.space.kernel).value
-        point = {"seconds": round(seconds, 3), "step": float(state.step)}
+        point: dict[str, float] = {"step": state.step, "seconds": round(seconds, 3)}
         if distance is not None:
             point["kid_pca"] = distance
-        self.curve.append(point)
+        self.log({"kind": "preview", **point})
         folder = self.job.folder / "previews"
         folder.mkdir(exist_ok=True)
         picture(made.x[:CHUNK], self.job.dataset.spec).save(folder / f"{self.index}-{state.step:08d}.png")
@@ -348,8 +386,13 @@ def _trim_log(log: Path, folder: Path) -> None:
         return
     step = found.step if found is not None else 0
     lines = log.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _complete(line) and json.loads(line)["step"] < step]
+    kept = [line for line in lines if _complete(line) and _before(json.loads(line), step)]
     checkpoint.write_atomically(log, "".join(line + "\n" for line in kept).encode())
+
+
+def _before(line: Mapping[str, Any], step: int) -> bool:
+    """Whether a log line belongs to the steps before `step`; a preview is numbered by the next step."""
+    return bool(line["step"] < step or (line["kind"] == "preview" and line["step"] == step))
 
 
 def _complete(line: str) -> bool:
@@ -382,7 +425,9 @@ def _write_nearest(folder: Path, reference: Reference, made: Generated) -> None:
     np.savez_compressed(folder / "nearest.npz", allow_pickle=False, **nearest_pairs(reference, made.x))
 
 
-def _stability(folder: Path, metrics: Mapping[str, Estimate], reference: Reference | None) -> Stability:
+def _stability(
+    folder: Path, metrics: Mapping[str, Estimate], reference: Reference | None, more: list[dict[str, Any]]
+) -> Stability:
     """Events from the log, and whether the samples cover less than half of the modes (of real recall without modes)."""
     log = folder / LOG
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if _complete(line)]
@@ -391,4 +436,4 @@ def _stability(folder: Path, metrics: Mapping[str, Estimate], reference: Referen
     known = None if reference is None else reference.known_modes
     found = metrics.get("recall" if known is None else "modes")
     collapsed = found is not None and found.value is not None and found.value < 0.5 * (known or 0.2)
-    return Stability(collapsed=collapsed, skipped_steps=skipped, events=events)
+    return Stability(collapsed=collapsed, skipped_steps=skipped, events=events + more)

@@ -49,9 +49,17 @@ def make_reference(folder: Path, dataset: Dataset) -> Reference:
 
 
 def write_reference(
-    folder: Path, dataset: Dataset, samples: int, threads: int, report: Callable[[Mapping[str, Any]], None]
+    folder: Path,
+    dataset: Dataset,
+    samples: int,
+    threads: int,
+    device: str,
+    report: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    """Train the judge, measure floor and baselines, and write them with the real examples that the report shows."""
+    """Train the judge, measure floor and baselines, and write them with the real examples that the report shows.
+
+    Runs in a worker, which may also ask for the GPU's name: the parent must not start CUDA, or it could not fork.
+    """
     torch.set_num_threads(threads)
     report({"kind": "phase", "phase": "judge"})
     reference = make_reference(folder, dataset)
@@ -85,6 +93,7 @@ def write_reference(
         "baselines": [row.model_dump() for row in rows],
         "judge": reference.judge.to_json(),
         "spaces": reference.to_json(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
     write_atomically(place / "reference.json", json.dumps(known, indent=1, default=str).encode())
 

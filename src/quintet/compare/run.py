@@ -21,7 +21,7 @@ import torch
 from quintet._version import __version__
 from quintet.compare import executor
 from quintet.compare.advice import advise
-from quintet.compare.cell import CellJob, evaluate_cell, train_cell
+from quintet.compare.cell import CellJob, evaluate_cell, remeasure, train_cell
 from quintet.compare.claims import claims
 from quintet.compare.forecast import Forecast, evaluation_limit_s, forecast, solve
 from quintet.compare.reference import describe, make_reference, write_reference
@@ -33,9 +33,9 @@ from quintet.core.interrupt import graceful
 from quintet.core.lock import locked
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.recipe import Recipe
-from quintet.core.results import Baseline, Compare, Estimate, SeedResult
+from quintet.core.results import Baseline, Compare, Estimate, RecipeResult, SeedResult
 from quintet.data.dataset import Dataset
-from quintet.recipes.load import RESULT
+from quintet.recipes.load import CONFIG, RESULT
 from quintet.train.run import warm_up
 
 COMPARE = "compare.json"
@@ -60,6 +60,7 @@ class Comparison:
         threads: torch threads of a cell.
         samples: per cell for the evaluation, the same for every family.
         overrides: config changes for every recipe.
+        kept: rows of an earlier command with other recipes in the same folder; they stay.
         created: ISO time in UTC.
     """
 
@@ -73,6 +74,7 @@ class Comparison:
     threads: int = 1
     samples: int = SAMPLES
     overrides: tuple[tuple[str, str], ...] = ()
+    kept: list[RecipeResult] = field(default_factory=list)
     created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def jobs(self) -> list[CellJob]:
@@ -115,7 +117,9 @@ class Comparison:
             if not (self.folder / "reference" / "reference.json").exists():
                 listen({"kind": "reference"})
                 out = start(
-                    lambda report: write_reference(self.folder, self.dataset, self.samples, self.threads, report),
+                    lambda report: write_reference(
+                        self.folder, self.dataset, self.samples, self.threads, self.device, report
+                    ),
                     listen,
                     self.folder / "reference-error.txt",
                 )
@@ -133,6 +137,7 @@ class Comparison:
                 )
                 if not out.done and out.code != 130:
                     self._failed(job, out)
+                self._level(start, listen)
                 result = self.write(rewrite)
                 reason = {lang: "" if out.done else out.reason(lang) for lang in LANGUAGES}
                 ended = {"recipe": job.recipe.name, "seed": job.seed, "ok": out.done, "reason": reason}
@@ -162,9 +167,9 @@ class Comparison:
                 "seeds": self.seeds,
             },
             protocol=self._protocol(known),
-            machine=machine(self.threads, self.device),
+            machine=machine(self.threads, known.get("device", self.device)),
             floor={name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()},
-            recipes=[summarize(recipe, cells[recipe.name]) for recipe in self.recipes],
+            recipes=[*(summarize(recipe, cells[recipe.name]) for recipe in self.recipes), *self.kept],
             baselines=[Baseline.model_validate(row) for row in known.get("baselines", [])],
         )
         ranking, advice = advise(result)
@@ -179,6 +184,21 @@ class Comparison:
         train_cell(job, report, stop)
         reference = make_reference(self.folder, self.dataset)
         evaluate_cell(job, reference, self.samples, evaluation_limit_s(self.budget), report)
+
+    def _level(self, start: Callable[..., executor.Outcome], listen: Listener) -> None:
+        """Judge all finished cells on as many samples as the slowest sampler made within its time."""
+        done = []
+        for job in self.jobs():
+            path = job.folder / RESULT
+            if path.exists():
+                cell = SeedResult.model_validate_json(path.read_text(encoding="utf-8"))
+                if cell.status == "done":
+                    done.append((job, cell.choice["samples"]))
+        least = min((n for _, n in done), default=self.samples)
+        for job, n in done:
+            if n > least:
+                listen({"kind": "phase", "phase": "level"})
+                start(lambda report, job=job: remeasure(job, make_reference(self.folder, self.dataset), least), listen)
 
     def _failed(self, job: CellJob, out: executor.Outcome) -> None:
         """A failed cell is a row with its reason; the same command tries it again only in a fresh folder."""
@@ -202,6 +222,12 @@ class Comparison:
             return
         held = json.loads(path.read_text(encoding="utf-8"))
         self.created = held["created"]
+        mine = {recipe.name for recipe in self.recipes}
+        self.kept = [row for row in Compare.model_validate(held).recipes if row.name not in mine and row.seeds]
+        for job in self.jobs():
+            config = job.folder / CONFIG
+            if config.exists() and json.loads(config.read_text(encoding="utf-8"))["stages"] != job.config()["stages"]:
+                raise UsageError("compare.other", path=self.folder, what=f"config: {job.recipe.name}")
         for what, now in (("data", self.dataset.fingerprint), ("budget", str(self.budget))):
             before = held["data"]["fingerprint"] if what == "data" else held["budget"]["cell"]
             if before != now:
@@ -288,7 +314,7 @@ def machine(threads: int, device: str) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
+        "device": device,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

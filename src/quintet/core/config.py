@@ -82,13 +82,15 @@ def make(cls: type[C], fields: Mapping[str, Any], where: str = "config") -> C:
         raise UsageError("config.bad_value", where=place, why=first["msg"], value=repr(first.get("input"))) from error
 
 
-def override(value: Any, path: str, text: str, where: str = "config") -> Any:
+def override(
+    value: Any, path: str, text: str, where: str = "config", kinds: Mapping[str, type[Config]] | None = None
+) -> Any:
     """Replace one field deep inside a config: `override(stage, "train.batch", "128")`.
 
     Args:
         value: a config.
         path: field names joined by dots; a tuple's or dict's items by number or key.
-        text: the new value as JSON or bare text.
+        text: the new value as JSON or bare text; {"kind": ...} is a config if `kinds` are given.
     Raises: UsageError naming the nearest known field.
     """
     head, _, rest = path.partition(".")
@@ -96,21 +98,21 @@ def override(value: Any, path: str, text: str, where: str = "config") -> Any:
     if isinstance(value, Mapping):
         if head not in value:
             raise UsageError("config.unknown_field", where=where, field=head, hint=", ".join(map(str, value)))
-        item = override(value[head], rest, text, here) if rest else _parse(text)
+        item = override(value[head], rest, text, here, kinds) if rest else _parse(text, kinds, here)
         return {**value, head: item}
     if isinstance(value, tuple):
         if not head.isdigit() or int(head) >= len(value):
             raise UsageError("config.unknown_field", where=where, field=head, hint=f"0..{len(value) - 1}")
         i = int(head)
-        item = override(value[i], rest, text, here) if rest else _parse(text)
+        item = override(value[i], rest, text, here, kinds) if rest else _parse(text, kinds, here)
         return (*value[:i], item, *value[i + 1 :])
     if not isinstance(value, Config):
         raise UsageError("config.not_a_group", where=where, field=head)
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}  # type: ignore[arg-type]
     if head in fields and rest:
-        fields[head] = override(fields[head], rest, text, here)
+        fields[head] = override(fields[head], rest, text, here, kinds)
     else:
-        fields[head] = _parse(text)
+        fields[head] = _parse(text, kinds, here)
     return make(type(value), fields, where)
 
 
@@ -119,8 +121,9 @@ def check(cls: type[Any], value: Any) -> Any:
     return TypeAdapter(cls).validate_python(value)
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, kinds: Mapping[str, type[Config]] | None, where: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError:
         return text
+    return value if kinds is None else decode(value, kinds, where)

@@ -5,6 +5,7 @@ Source: the shape of a two-player step as a list of turns follows Karras et al.'
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,15 @@ class HasFill(ABC):
     @abstractmethod
     def fill(self, x: Tensor, known: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
         """(B, *E) that equals x where `known` ((B, *E) bool) is true and is drawn elsewhere."""
+
+
+def round_trip_error(model: HasLatent, x: Tensor, cond: Cond | None = None) -> Tensor:
+    """(B,) largest |decode(encode(x)) - x| of each example; infinite where not finite.
+
+    The detector of a flow that stopped being invertible; for an autoencoder it is the reconstruction error.
+    """
+    error = (model.decode(model.encode(x, cond), cond) - x).flatten(1).abs()
+    return error.nan_to_num(nan=math.inf).amax(1)
 
 
 TraceKind = Literal["denoise", "reveal", "walk", "flow", "interpolate"]

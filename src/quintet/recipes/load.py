@@ -70,14 +70,12 @@ class Trained:
         """
         if n < 1:
             raise UsageError("sample.count", n=n)
-        return generate(
-            self.model,
-            self.codec,
-            n,
-            self.labels(n, label),
-            rng=Rng(seed, "sample"),
-            sampling=self.sampling(choices),
-        ).x
+        chosen = self.sampling(choices)
+        try:
+            made = generate(self.model, self.codec, n, self.labels(n, label), rng=Rng(seed, "sample"), sampling=chosen)
+        except ArithmeticError as error:  # an adaptive solver that cannot reach its tolerance
+            raise UsageError("sample.solver", why=error) from error
+        return made.x
 
     def labels(self, n: int, label: str | int | None = None) -> dict[str, NDArray[np.int64]]:
         """Conditions for n items: one class for all, or the classes in turn."""

@@ -4,7 +4,8 @@
 
 Levels get a discretised logistic each, whose probability is a mass: no dequantisation, no edge left out. Real columns
 get a Gaussian with one learned sigma (Rybkin et al. 2021, arXiv:2006.13202). Encoder and decoder are small residual
-perceptrons: with about a thousand examples everything larger learns them by heart.
+perceptrons: with about a thousand examples everything larger learns them by heart. Measured figures:
+docs/families/vae.md.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def test_labels_change_both_players_and_minus_one_is_absence():
     assert torch.equal(logits[2], logits[3])
 
 
-def test_label_dropout_hides_the_stated_share_for_both_players():
-    model = build(label_dropout=0.3)
+def test_class_dropout_hides_the_stated_share_for_both_players():
+    model = build(class_dropout=0.3)
     turn = turn_of(model, n=4000)
     hidden = (turn.shared.cond["label"] == -1).double().mean().item()
     assert hidden == pytest.approx(0.3, abs=0.04)  # 5.5 standard errors

@@ -58,7 +58,7 @@ def make(generator, discriminator, loss, dims=1, latent=1, gamma=0.0):
         latent=latent,
         gamma=gamma,
         gamma_end=gamma,
-        label_dropout=0.0,
+        class_dropout=0.0,
         augment=0.0,
         noise=0.0,
         coins=0,

@@ -192,7 +192,7 @@ class Diffusion(
             seen.append(x)
         seen[-1] = self._finish(field, seen[-1], low)
         labels = tuple(f"t={t:.2f}" for t in (*at[:-1], 0.0))
-        return Trace("flow" if self.spec.kind == "vector" else "denoise", torch.stack(seen), labels)
+        return Trace("denoise", torch.stack(seen), labels)
 
     # likelihood
 

@@ -124,14 +124,6 @@ class Flow(Model[FlowSampling], HasLogProb, HasLatent, HasTrace):
         return Trace("flow", torch.stack(shown), tuple(at))
 
     @torch.no_grad()
-    def round_trip_error(self, x: Tensor, cond: Cond | None = None) -> Tensor:
-        """(B,) largest |decode(encode(x)) - x| of each example: the detector of a flow that stopped being invertible.
-
-        Non-finite values count as infinite.
-        """
-        error = (self.decode(self.encode(x, cond), cond) - x).flatten(1).abs()
-        return error.nan_to_num(nan=math.inf).amax(1)
-
     @property
     def _like(self) -> Tensor:
         return next(self.transform.parameters())
