@@ -181,9 +181,10 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
         n: samples to draw; fewer if sampling would take more than 40 % of the limit.
         limit_s: for sampling and likelihood together, about.
     """
-    torch.set_num_threads(job.threads)
     begin = time.perf_counter()
     report({"kind": "phase", "phase": "evaluate"})
+    plans = json.loads((job.folder / PLAN).read_text(encoding="utf-8"))["stages"]
+    torch.set_num_threads(min(job.threads, *(plan["threads"] for plan in plans.values())))  # as fast as in training
     trained = load(job.folder, job.device)
     model, codec, dataset = trained.model, trained.codec, job.dataset
     training = json.loads((job.folder / TRAINING).read_text(encoding="utf-8"))

@@ -44,7 +44,7 @@ class Plan:
     Attributes:
         events: in order of `at`.
         flops_per_step: mean training FLOPs of a step, counted on real steps during calibration.
-        threads: torch threads the plan was made for; another number loses bit-equality.
+        threads: torch threads of the training; another number loses bit-equality.
         world_size: processes it was made for.
     """
 

@@ -54,7 +54,7 @@ def _network(spec: DataSpec) -> NetworkConfig:
 
 
 def _columns() -> Stage:
-    # narrow modes are resolved at small times and by fine sines of the columns
+    # narrow modes are resolved at small times, in training and in sampling, and by fine sines of the columns
     network = ResidualMLPConfig(width=128, depth=3, hidden=256, context=64, octaves=5)
     return Stage(
         name="model",
@@ -62,7 +62,7 @@ def _columns() -> Stage:
         model=DiffusionConfig(
             network=network,
             weighting=WeightingConfig(mean=-1.0, std=1.5),
-            sampling=OdeSampling(solver="heun", steps=24),
+            sampling=OdeSampling(solver="heun", steps=24, warp=2.0),
         ),
         train=TrainConfig(batch=256, optimizers={"model": OptimizerConfig(lr=3e-3)}),
     )

@@ -29,7 +29,7 @@ from quintet.core.plan import Plan
 from quintet.core.recipe import TrainConfig
 from quintet.train.loop import BatchSource, Step, TrainState, steps
 
-PREVIEWS = tuple(2.0**-k for k in range(5, -1, -1))  # shares of the budget at which a sample grid is drawn
+PREVIEWS = tuple(2.0**-k for k in range(5, 0, -1))  # shares of the budget at which a grid is drawn, and at its end
 LOG_LINES = 300  # about so many log lines a run
 SKIP_LIMIT, SKIP_WINDOW = 3, 50  # so many left-out updates within so many steps end the run
 SHORTEST_END = 0.1  # share of a time budget after which the number of steps is fixed when nothing decays
@@ -136,12 +136,15 @@ def fit(
     clock = Clock()
     if plan is None or found is None:
         found = None  # a checkpoint without its plan cannot be replayed
+    if plan is not None and plan.threads != torch.get_num_threads():
+        allowed = torch.get_num_threads()
+        torch.set_num_threads(min(plan.threads, allowed))
+        if plan.threads > allowed:
+            watcher.log(_event(0, "threads_changed", before=plan.threads, now=allowed))
     if found is not None and plan is not None:
         state = TrainState.start(model, config, plan)
         _restore(found, model, parts or {}, state)
         clock.wall, clock.cpu = found.state["wall_s"], found.state["cpu_s"]
-        if plan.threads != torch.get_num_threads():
-            watcher.log(_event(state.step, "threads_changed", before=plan.threads, now=torch.get_num_threads()))
     elif plan is not None:
         state = TrainState.start(model, config, plan)
     else:
@@ -182,8 +185,8 @@ def calibrate(
 ) -> Plan:
     """Run some steps, count and time them, put the model back, and return the plan that the budget allows.
 
-    FLOPs are counted over one period of the players' turns. A budget in seconds is timed over at least five steps and
-    2 % of the budget, after one warm-up step.
+    FLOPs are counted over one period of the players' turns. A budget in seconds is timed, with one thread and with all
+    that torch may use: small networks are often faster with one, and the plan keeps the faster number.
     """
     clock = clock or Clock()
     clock.start()
@@ -198,14 +201,7 @@ def calibrate(
     flops = counter.total / period
     seconds = 0.0
     if budget.unit == "seconds":
-        next(run)
-        begin = clock.read()
-        times: list[float] = []
-        while len(times) < 5 or (clock.read() - begin < 0.02 * budget.amount and len(times) < 200):
-            start = time.perf_counter()
-            next(run)
-            times.append(time.perf_counter() - start)
-        seconds = sorted(times)[len(times) // 2]
+        threads, seconds = _fastest(run, threads, 0.02 * budget.amount)
     model.load_state_dict(before)
     timed = budget.unit == "seconds"
     if timed:
@@ -221,6 +217,27 @@ def calibrate(
         threads=threads,
         open=timed,
     )
+
+
+def _fastest(run: Iterator[Step], most: int, seconds: float) -> tuple[int, float]:
+    """(threads, seconds a step) of the fastest number of threads, each timed over at least five steps, alternating.
+
+    Leaves torch at that number. A few more threads must win by 5 %, or the smaller number is kept.
+    """
+    times: dict[int, list[float]] = {count: [] for count in sorted({1, most})}
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times[1]) < 5:
+        for count, found in times.items():
+            torch.set_num_threads(count)
+            next(run)  # the first step after a change also wakes or parks threads
+            for _ in range(3):
+                start = time.perf_counter()
+                next(run)
+                found.append(time.perf_counter() - start)
+    middle = {count: sorted(found)[len(found) // 2] for count, found in times.items()}
+    best = most if middle[most] < 0.95 * middle[1] else 1
+    torch.set_num_threads(best)
+    return best, middle[best]
 
 
 def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], average: int | None) -> int:

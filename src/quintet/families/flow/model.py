@@ -123,7 +123,6 @@ class Flow(Model[FlowSampling], HasLogProb, HasLatent, HasTrace):
             at.append(f"{place:.0f}/{last}")
         return Trace("flow", torch.stack(shown), tuple(at))
 
-    @torch.no_grad()
     @property
     def _like(self) -> Tensor:
         return next(self.transform.parameters())
