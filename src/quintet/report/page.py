@@ -279,8 +279,9 @@ class _Page:
         seeds = say("head.seeds_each", n=counts[0])
         if len(counts) > 1:
             seeds = say("head.seeds_uneven", low=counts[0], high=counts[-1])
-        done = sum(bool(table.done(r)) for r in self.compare.recipes)
-        models = say("head.done" if self.failed else "head.done_all", done=done, failed=len(self.failed))
+        seeds_of = [seed for recipe in self.compare.recipes for seed in recipe.seeds]
+        done, failed = sum(s.status == "done" for s in seeds_of), sum(s.status in ("failed", "diverged") for s in seeds_of)
+        models = say("head.done" if failed else "head.done_all", done=done, failed=failed)
         return [
             (say("head.data"), what),
             (say("head.budget"), money),
