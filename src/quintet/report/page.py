@@ -280,7 +280,8 @@ class _Page:
         if len(counts) > 1:
             seeds = say("head.seeds_uneven", low=counts[0], high=counts[-1])
         seeds_of = [seed for recipe in self.compare.recipes for seed in recipe.seeds]
-        done, failed = sum(s.status == "done" for s in seeds_of), sum(s.status in ("failed", "diverged") for s in seeds_of)
+        done = sum(seed.status == "done" for seed in seeds_of)
+        failed = sum(seed.status in ("failed", "diverged") for seed in seeds_of)
         models = say("head.done" if failed else "head.done_all", done=done, failed=failed)
         return [
             (say("head.data"), what),
