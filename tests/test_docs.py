@@ -17,9 +17,10 @@ PAGES = sorted(page for pair in PAIRS for page in pair)
 
 
 def blocks(text: str) -> list[str]:
-    """Code blocks without their comments, which are translated."""
+    """Blocks of commands and Python, without their comments: those and the words in formulas are translated."""
     found = re.findall(r"```[a-z]*\n(.*?)```", text, flags=re.S)
-    return [re.sub(r"\s*#.*", "", block).strip() for block in found]
+    code = [block for block in found if re.search(r"^(quintet|make|import|from|pip|python) ", block, flags=re.M)]
+    return [re.sub(r"\s*#.*", "", block).strip() for block in code]
 
 
 def test_there_is_a_page_for_every_family() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from quintet.core.batch import Batch
 from quintet.core.config import decode, encode
-from quintet.core.model import Turn, capabilities
+from quintet.core.model import Turn, capabilities, hide
 from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
 from quintet.families.autoregressive.model import Autoregressive, AutoregressiveConfig, TokenSampling
@@ -194,7 +194,7 @@ def test_loss_is_nats_per_value_and_hides_conditions():
     loss = never.loss(turn)
     expected = -log_prob(never, x, {"label": y}).mean() / 4
     torch.testing.assert_close(loss.total.detach(), expected)
-    hidden = build(spec, class_dropout=0.5)._hide({"label": y}, turn.rng("hide"))["label"]
+    hidden = hide({"label": y}, 0.5, turn.rng("hide"))["label"]
     assert 20 < (hidden == -1).sum() < 60
     assert torch.equal(hidden[hidden != -1], y[hidden != -1])
 

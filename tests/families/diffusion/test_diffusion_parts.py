@@ -209,7 +209,7 @@ def test_trace() -> None:
     assert trace.at == ("t=1.00", "t=0.75", "t=0.50", "t=0.25", "t=0.00")
     torch.testing.assert_close(trace.frames[0], Rng(0, "t")("noise").normal((3, 1, 4, 4)))
     torch.testing.assert_close(trace.frames[-1], end, rtol=0.02, atol=0.02)
-    assert small(DataSpec("vector", (2,))).trace(2, 3, rng=Rng(0, "t")).kind == "flow"
+    assert small(DataSpec("vector", (2,))).trace(2, 3, rng=Rng(0, "t")).kind == "denoise"
 
 
 def test_config_round_trip_and_refusals() -> None:

@@ -162,7 +162,8 @@ class GAN(Model[GANSampling], HasTrace):
         """Adversarial loss plus gamma / 2 (R1 + R2), by one forward pass over reals and fakes and one derivative."""
         real, fakes = turn.batch.x, turn.shared
         n = len(real)
-        x = self._augment(torch.cat([real, fakes.x.detach()]), turn.rng("augment", "discriminator"))
+        seen = turn.rng("augment", "discriminator")  # a stream for each half: its rows are then the batch's rows
+        x = torch.cat([self._augment(real, seen("real")), self._augment(fakes.x.detach(), seen("fake"))])
         gamma = cosine(self.gamma, self.gamma_end, turn.progress)
         with torch.autocast(x.device.type, enabled=False):  # penalties lose their sense in half precision
             x = _full(x).detach().requires_grad_()
