@@ -156,9 +156,13 @@ def train(
     Raises: Interrupted after Ctrl-C, with everything saved; DivergedError; BusyError.
     """
     job = train_job(recipe, data, budget=budget, seed=seed, out=out, device=device, threads=threads, set=set)
-    with graceful() as stop:
-        train_cell(job, listen, stop, resume=resume)
-        evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
+    before = torch.get_num_threads()
+    try:
+        with graceful() as stop:
+            train_cell(job, listen, stop, resume=resume)
+            evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
+    finally:
+        torch.set_num_threads(before)
     return load_cell(job.folder, job.device)
 
 

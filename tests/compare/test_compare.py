@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import quintet
 from quintet import api
@@ -157,7 +158,9 @@ def test_train_and_resume(tmp_path: Path) -> None:
         quintet.train("gan", "toy:ring8", budget="6steps", out=run, threads=1)
     with pytest.raises(UsageError, match="budget"):
         quintet.train("gan", "toy:ring8", budget="7steps", out=run, resume=True, threads=1)
-    assert quintet.train("gan", "toy:ring8", budget="6steps", out=run, resume=True, threads=1).recipe == "gan"
+    before = torch.get_num_threads()
+    assert quintet.train("gan", "toy:ring8", budget="6steps", out=run, resume=True, threads=2).recipe == "gan"
+    assert torch.get_num_threads() == before
 
 
 def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
