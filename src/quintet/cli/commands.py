@@ -205,7 +205,7 @@ def recipes(data: str | None, as_json: bool, lang: str) -> None:
         return
     table = Table()
     for head in ("recipe", "family", "summary", *(("parameters",) if dataset is not None else ())):
-        table.add_column(say(f"cli.{head}", lang))
+        table.add_column(say(f"cli.{head}", lang), overflow="fold")
     for row in rows:
         cells = [row["recipe"], row["family"], row["summary"][lang]]
         if dataset is not None:
@@ -258,10 +258,9 @@ def doctor(as_json: bool, lang: str) -> int:
 def leaderboard(result: Compare, lang: str) -> Table:
     """The comparison as a table for the terminal."""
     table = Table(title=say("cli.leaderboard", lang, data=result.data["name"], budget=result.budget["cell"]))
-    table.add_column(say("cli.recipe", lang))
-    for name in SHOWN:
-        table.add_column(say(f"metric.{name}", lang), justify="right")
-    table.add_column(say("metric.seconds_per_1000", lang), justify="right")
+    table.add_column(say("cli.recipe", lang), overflow="fold")
+    for name in (*SHOWN, "seconds_per_1000"):
+        table.add_column(say(f"metric.{name}", lang), justify="right", overflow="fold")
     table.add_row(say("cli.floor", lang), *(number(result.floor.get(name)) for name in SHOWN), "", style="dim")
     for recipe in result.recipes:
         if recipe.status != "done":
