@@ -17,7 +17,7 @@ from quintet.core.ledger import Ledger
 from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng, layer_noise
-from quintet.train.run import fit
+from quintet.train.run import fit, restore
 
 CONFIG = TrainConfig(
     batch=16,
@@ -166,3 +166,39 @@ def test_repeated_nonfinite_gradients_update_nothing_and_end_the_run(tmp_path: P
     kept = checkpoint.newest(tmp_path / "checkpoints")
     assert kept is not None
     assert all(torch.isfinite(t).all() for t in kept.tensors("model").values())
+
+
+class WithTeacher(TinyDuel):
+    """A duel with a frozen part: a module outside every player, used by the generator's loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = torch.nn.Linear(3, 3)
+
+    def shared(self, turn: Any) -> torch.Tensor:
+        return super().shared(turn) + self.teacher(turn.batch.x)
+
+
+def test_frozen_parts_do_not_change_and_are_stored_once(tmp_path: Path) -> None:
+    def start() -> WithTeacher:
+        with layer_noise(Rng(3, "init")):
+            return WithTeacher()
+
+    model, recorder = start(), Recorder()
+    before = {k: v.clone() for k, v in model.teacher.state_dict().items()}
+    options = {"seed": 3, "folder": tmp_path, "ledger": Ledger(), "watcher": recorder, "checkpoint_steps": 5}
+    fit(model, VectorBatches(), CONFIG, Budget.parse("20steps"), **options)
+    assert all(torch.equal(v, before[k]) for k, v in model.teacher.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in model.teacher.parameters())
+    assert len(list(tmp_path.glob("frozen-*.safetensors"))) == 1
+    kept = checkpoint.newest(tmp_path / "checkpoints")
+    assert kept is not None
+    assert not any("teacher" in k for name in ("model", "ema-0", "optim") for k in kept.tensors(name))
+    with layer_noise(Rng(4, "init")):
+        other = WithTeacher()  # another initialisation, teacher included
+    restore(tmp_path, other, {}, None)
+    assert all(torch.equal(v, before[k]) for k, v in other.teacher.state_dict().items())
+    whole = next(tmp_path.glob("frozen-*.safetensors"))
+    whole.write_bytes(whole.read_bytes()[:-1] + b"x")
+    with pytest.raises(FileNotFoundError):
+        restore(tmp_path, other, {}, None)

@@ -90,13 +90,43 @@ def save(
         fault("checkpoint.after_pointer")
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        free = _free_bytes(folder)
-        raise ResourceError(
-            "checkpoint.not_written", path=folder, why=error.strerror or error, needed=_size(size), free=_size(free)
-        ) from error
+        raise _not_written(folder, size, error) from error
     for old in _found(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def save_once(folder: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Store tensors that never change beside the checkpoints, under their SHA-256, unless they are there already.
+
+    Args:
+        folder: the stage's folder.
+        tensors: name -> tensor, of frozen parts.
+    Returns: the hash, by which `load_once` finds them.
+    Raises: ResourceError (exit 4), as `save`.
+    """
+    data = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
+    digest = hashlib.sha256(data).hexdigest()
+    path = folder / f"frozen-{digest[:16]}.safetensors"
+    try:
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+    except OSError as error:
+        raise _not_written(folder, len(data), error) from error
+    return digest
+
+
+def load_once(folder: Path, digest: str) -> dict[str, Tensor]:
+    """What `save_once` stored under this hash.
+
+    Raises: FileNotFoundError if it is absent or damaged.
+    """
+    path = folder / f"frozen-{digest[:16]}.safetensors"
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise FileNotFoundError(f"{path} does not match its SHA-256")
+    return dict(safetensors.torch.load(data))
 
 
 def newest(folder: Path, warn: Callable[[str, dict[str, Any]], None] | None = None) -> Checkpoint | None:
@@ -153,6 +183,11 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _not_written(folder: Path, size: int, error: OSError) -> ResourceError:
+    why, free = error.strerror or error, _size(_free_bytes(folder))
+    return ResourceError("checkpoint.not_written", path=folder, why=why, needed=_size(size), free=free)
 
 
 def _found(folder: Path) -> list[Path]:

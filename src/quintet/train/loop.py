@@ -55,6 +55,7 @@ class TrainState:
         Raises: ValueError if the config's optimisers are not those of the model's players.
         """
         players = model.players()
+        freeze(model)
         names = {player.name for player in players}
         if names != set(config.optimizers):
             raise ValueError(f"optimizers for {sorted(config.optimizers)}, but the players are {sorted(names)}")
@@ -77,6 +78,18 @@ class Step:
     losses: Mapping[str, Loss]
     grad_norms: Mapping[str, float]
     skipped: tuple[str, ...]
+
+
+def frozen_parameters(model: Model[Any]) -> dict[str, nn.Parameter]:
+    """Name -> parameter of the frozen parts: what belongs to no player (a teacher, a first stage)."""
+    trained = {id(p) for player in model.players() for p in player.module.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) not in trained}
+
+
+def freeze(model: Model[Any]) -> None:
+    """Frozen parts get no gradient; they have no average and no optimiser either."""
+    for p in frozen_parameters(model).values():
+        p.requires_grad_(False)
 
 
 def averaged_parameters(model: Model[Any]) -> dict[str, nn.Parameter]:

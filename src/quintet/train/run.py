@@ -27,7 +27,7 @@ from quintet.core.ledger import FlopCounter, Ledger
 from quintet.core.model import Model
 from quintet.core.plan import Plan
 from quintet.core.recipe import TrainConfig
-from quintet.train.loop import BatchSource, Step, TrainState, steps
+from quintet.train.loop import BatchSource, Step, TrainState, frozen_parameters, steps
 
 PREVIEWS = tuple(2.0**-k for k in range(5, 0, -1))  # shares of the budget at which a grid is drawn, and at its end
 LOG_LINES = 300  # about so many log lines a run
@@ -253,7 +253,7 @@ def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], ave
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
         raise FileNotFoundError(f"no undamaged checkpoint below {folder}")
-    _load_modules(found.tensors("model"), model, parts)
+    _load_modules(found, model, parts)
     if average is not None:
         model.load_state_dict(found.tensors(f"ema-{average}"), strict=False)
     return found.step
@@ -367,9 +367,10 @@ class _Run:
     def save(self) -> None:
         state = self.state
         with self.clock.paused() as length:
+            frozen = frozen_parameters(self.model)
             tensors: dict[str, Mapping[str, Tensor]] = {
                 "model": {
-                    **self.model.state_dict(),
+                    **{k: v for k, v in self.model.state_dict().items() if k not in frozen},
                     **{f"{name}:{k}": v for name, part in self.parts.items() for k, v in part.state_dict().items()},
                 },
                 "optim": {f"{name}/{k}": v for name, opt in state.optimizers.items() for k, v in opt.tensors().items()},
@@ -386,6 +387,7 @@ class _Run:
                     "ema_updates": state.ema.updates,
                     "ema_widths": list(state.ema.widths),
                     "plan": state.plan.to_json(),
+                    "frozen": checkpoint.save_once(self.place.parent, frozen) if frozen else None,
                     "torch": torch.__version__,
                 },
             )
@@ -395,7 +397,7 @@ class _Run:
 def _restore(
     found: checkpoint.Checkpoint, model: Model[Any], parts: Mapping[str, nn.Module], state: TrainState
 ) -> None:
-    _load_modules(found.tensors("model"), model, parts)
+    _load_modules(found, model, parts)
     stored = found.tensors("optim")
     for name, optimizer in state.optimizers.items():
         optimizer.load({k.removeprefix(f"{name}/"): v for k, v in stored.items() if k.startswith(f"{name}/")})
@@ -405,8 +407,11 @@ def _restore(
     state.step = found.step
 
 
-def _load_modules(tensors: Mapping[str, Tensor], model: Model[Any], parts: Mapping[str, nn.Module]) -> None:
-    model.load_state_dict({k: v for k, v in tensors.items() if ":" not in k})
+def _load_modules(found: checkpoint.Checkpoint, model: Model[Any], parts: Mapping[str, nn.Module]) -> None:
+    tensors = found.tensors("model")
+    frozen = found.state["frozen"]
+    kept = checkpoint.load_once(found.path.parent.parent, frozen) if frozen is not None else {}
+    model.load_state_dict({k: v for k, v in tensors.items() if ":" not in k} | kept)
     for name, part in parts.items():
         part.load_state_dict({k.removeprefix(f"{name}:"): v for k, v in tensors.items() if k.startswith(f"{name}:")})
 
