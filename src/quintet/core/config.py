@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from quintet.core.errors import UsageError
 
@@ -114,11 +114,6 @@ def override(
     else:
         fields[head] = _parse(text, kinds, here)
     return make(type(value), fields, where)
-
-
-def check(cls: type[Any], value: Any) -> Any:
-    """Validate a plain value against a type (for command-line sampling fields)."""
-    return TypeAdapter(cls).validate_python(value)
 
 
 def _parse(text: str, kinds: Mapping[str, type[Config]] | None, where: str) -> Any:
