@@ -25,7 +25,7 @@ from quintet.data.dataset import Dataset
 from quintet.data.sources import open_dataset
 from quintet.recipes.load import Trained
 from quintet.recipes.load import load as load_cell
-from quintet.recipes.registry import RECIPES, find
+from quintet.recipes.registry import RECIPES, defaults, find
 from quintet.report.page import write_report
 
 Listener = Callable[[Mapping[str, Any]], None]
@@ -75,7 +75,7 @@ def plan_compare(
 ) -> comparison.Comparison:
     """Settle what `compare` would do, without doing it; see there."""
     dataset = open_dataset(data)
-    chosen = [item if isinstance(item, Recipe) else find(item) for item in (recipes or list(RECIPES))]
+    chosen = [item if isinstance(item, Recipe) else find(item) for item in (recipes or defaults(dataset.spec))]
     folder = Path(out) if out is not None else Path("runs") / slug(dataset.name)
     return comparison.plan(
         folder,

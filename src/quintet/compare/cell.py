@@ -43,6 +43,7 @@ from quintet.tasks.pictures import picture
 from quintet.train.loop import TrainState
 from quintet.train.run import fit, warm_up
 
+CHOICE = "choice.json"  # of a stage
 CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average
 CHOICE_SAMPLES = 512
 PREVIEW_SAMPLES = 2 * CHUNK
@@ -108,11 +109,16 @@ class CellJob:
         }
 
 
-def build(stage: Stage, dataset: Dataset, seed: int) -> tuple[Model[Any], Codec]:
-    """A stage's fitted codec and its model, initialised by the seed."""
+def build(
+    stage: Stage, dataset: Dataset, seed: int, earlier: Mapping[str, Model[Any]] | None = None
+) -> tuple[Model[Any], Codec]:
+    """A stage's fitted codec and its model, initialised by the seed and by the trained models of earlier stages."""
     codec = stage.codec.fit(dataset.spec, torch.from_numpy(dataset.train.x))
     with layer_noise(Rng(seed, "init", stage.name)):
-        return stage.model.build(codec.spec), codec
+        model = stage.model.build(codec.spec)
+    for part, name in stage.needs.items():
+        model.get_submodule(part).load_state_dict((earlier or {})[name].state_dict())
+    return model, codec
 
 
 def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume: bool = True) -> None:
@@ -131,11 +137,12 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
         ledger, base = Ledger(), 0 if job.device == "cuda" else peak_memory()
         space = pca_space(dataset.train.x, dataset.spec)
         validation = space.features(dataset.validation.x)
-        choice: dict[str, Any] = {}
+        choice: dict[str, Any] | None = None
         curve: list[dict[str, float]] = []
+        earlier: dict[str, Model[Any]] = {}
         for index, stage in enumerate(stages):
             folder = stage_folder(job.folder, index, stage)
-            model, codec = build(stage, dataset, job.seed)
+            model, codec = build(stage, dataset, job.seed, earlier)
             model.to(job.device)
             codec.to(job.device)
             batches = Batches(
@@ -159,14 +166,20 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
                 watcher=watcher,
                 plan=plan if resume else None,
                 parts={"codec": codec},
+                examples=batches,
                 resume=resume,
                 reserve_s=reserve,
             )
             curve = watcher.curve()
             with Stopwatch() as watch:
-                choice = _choose(job, fitted.state, model, codec, space, validation, reserve if timed else None)
+                choice = _stored(folder / CHOICE) if resume else None
+                if choice is None:
+                    choice = _choose(job, fitted.state, model, codec, space, validation, reserve if timed else None)
+                    checkpoint.write_atomically(folder / CHOICE, json.dumps(choice, indent=1).encode())
             ledger.wall_s += watch.wall
             ledger.cpu_s += watch.cpu
+            fitted.state.ema.keep(choice["average"])
+            earlier[stage.name] = model
         ledger.peak_bytes = max(0, peak_memory() - base)
         done = {"schema": 1, "choice": choice, "ledger": ledger.to_json(), "curve": curve}
         checkpoint.write_atomically(job.folder / TRAINING, json.dumps(done, indent=1).encode())
@@ -342,6 +355,8 @@ def _choose(
     Within the time kept for it: a first chunk is timed, and as many samples are drawn as fit, for each width the same.
     """
     widths = state.ema.widths
+    if len(widths) == 1:
+        return {"average": 0, "width": widths[0], "kid_pca": {}, "n": 0}
     n = CHOICE_SAMPLES
     labels = proportional_labels(job.dataset.train.labels, n, job.seed + 1)
     rng = Rng(job.seed, "choice")
@@ -362,6 +377,11 @@ def _choose(
         "kid_pca": {f"{w:g}": (None if s == float("inf") else s) for w, s in zip(widths, scores, strict=True)},
         "n": n,
     }
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """What an earlier process chose; choosing again could draw another number of samples and choose otherwise."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
 
@@ -25,3 +26,21 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+class Examples(Protocol):
+    """The training split as a model sees it, row by row: encoded without noise and without augmentation."""
+
+    @property
+    def examples(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training batches show other versions of these rows."""
+        ...
+
+    def take(self, start: int, stop: int) -> Batch:
+        """Rows start to stop - 1."""
+        ...

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from quintet.core.batch import Batch
+from quintet.core.batch import Batch, Examples
 from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
 
@@ -100,6 +100,13 @@ class Model(nn.Module, ABC, Generic[S]):
     @abstractmethod
     def sequential_steps(self, sampling: S | None = None) -> int:
         """Network evaluations that must wait for each other to draw one batch."""
+
+    def prepare(self, examples: Examples) -> None:
+        """Called once before a run's first step, and again when a run is resumed (a checkpoint is restored afterwards).
+
+        For what depends on the data: initialisation from a first batch, latents of a frozen first stage. A function of
+        the examples and the initialised model alone; its time is training time.
+        """
 
     def shared(self, turn: Turn) -> Any:
         """Computed once a step, before the players, with gradients recorded (a GAN's fake batch)."""

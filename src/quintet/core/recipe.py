@@ -133,6 +133,8 @@ class Stage(Config):
         model: what is trained.
         train: how.
         share: of the recipe's budget; shares of all stages sum to 1.
+        needs: submodule of this stage's model -> earlier stage whose trained model it starts from ("first": "kl-ae").
+            What belongs to no player stays as it is (a first stage, a teacher), the rest trains on (a student).
     """
 
     kind = "stage"
@@ -141,6 +143,7 @@ class Stage(Config):
     model: ModelConfig
     train: TrainConfig
     share: float = Field(default=1.0, gt=0, le=1)
+    needs: dict[str, str] = Field(default_factory=dict)
 
 
 @plain_dataclass(frozen=True)

@@ -65,6 +65,17 @@ class Batches:
         """Number of examples in an epoch."""
         return len(self._x)
 
+    @property
+    def augmented(self) -> bool:
+        """Whether batches show other versions of the examples."""
+        return self.augment is not None
+
+    def take(self, start: int, stop: int) -> Batch:
+        """Examples start to stop - 1, encoded without noise and without augmentation."""
+        index = torch.arange(start, min(stop, self.examples), device=self.device)
+        cond = {name: values[index] for name, values in self._labels.items()}
+        return Batch(self.codec.encode(self._x[index]), index, cond)
+
     def epoch(self, step: int) -> float:
         """Epochs seen before `step`."""
         return step * self.batch / self.examples

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from quintet.core.config import Config
 from quintet.core.errors import UsageError
 from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
+from quintet.core.spec import DataSpec
 from quintet.data import codecs
 from quintet.families.autoregressive import model as autoregressive
 from quintet.families.autoregressive import orders, outputs
@@ -31,6 +32,20 @@ RECIPES: dict[str, Recipe] = {
     "flow-matching": flow_matching.RECIPE,
     "gpt": gpt.RECIPE,
 }
+
+PREFERRED: tuple[tuple[str, ...], ...] = (
+    ("gan",),
+    ("vae",),
+    ("nsf",),
+    ("flow-matching",),
+    ("gpt",),
+)
+"""What `compare` trains by default: of each family the first recipe that fits the data."""
+
+
+def defaults(spec: DataSpec) -> list[str]:
+    """A recipe of every family for such data; where none of a family fits, its first, which then says why."""
+    return [next((name for name in row if RECIPES[name].unfit(spec) is None), row[0]) for row in PREFERRED]
 
 
 def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:

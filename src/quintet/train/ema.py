@@ -63,6 +63,11 @@ class Ema:
             for p, value in zip(self.params, live, strict=True):
                 p.data = value
 
+    @torch.no_grad()
+    def keep(self, which: int) -> None:
+        """Put average `which` into the parameters for good."""
+        torch._foreach_copy_(self.values, self.averages[which])
+
     def tensors(self, which: int) -> dict[str, Tensor]:
         """Name -> average, for a checkpoint."""
         return dict(zip(self.names, self.averages[which], strict=True))

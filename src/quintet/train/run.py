@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quintet.core import checkpoint
+from quintet.core.batch import Examples
 from quintet.core.budget import Budget
 from quintet.core.errors import DivergedError, Interrupted
 from quintet.core.faults import fault
@@ -107,6 +108,7 @@ def fit(
     watcher: Watcher,
     plan: Plan | None = None,
     parts: Mapping[str, nn.Module] | None = None,
+    examples: Examples | None = None,
     resume: bool = True,
     reserve_s: float = 0.0,
     checkpoint_s: float = 30.0,
@@ -125,6 +127,7 @@ def fit(
         watcher: told about steps, logs, plans and previews.
         plan: of an earlier process; without it one is made by calibration.
         parts: modules stored with the model ("codec"), restored with it.
+        examples: shown to `model.prepare`.
         resume: whether to use a checkpoint that is there.
         reserve_s: of a budget in seconds, kept for the choice of the average after training.
         checkpoint_s: seconds between checkpoints.
@@ -142,13 +145,19 @@ def fit(
         if plan.threads > allowed:
             watcher.log(_event(0, "threads_changed", before=plan.threads, now=allowed))
     if found is not None and plan is not None:
+        if examples is not None:
+            model.prepare(examples)
         state = TrainState.start(model, config, plan)
         _restore(found, model, parts or {}, state)
         clock.wall, clock.cpu = found.state["wall_s"], found.state["cpu_s"]
     elif plan is not None:
+        if examples is not None:
+            model.prepare(examples)
         state = TrainState.start(model, config, plan)
     else:
         clock.start()
+        if examples is not None:
+            model.prepare(examples)
         plan = calibrate(model, batches, config, budget, seed=seed, reserve_s=reserve_s, clock=clock)
         watcher.plan(plan)
         state = TrainState.start(model, config, plan)
