@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from quintet._version import __version__
 
 if TYPE_CHECKING:
-    from quintet.api import advise, compare, demo, load, open_dataset, recipes, sample, train
+    from quintet.api import advise, check, compare, demo, load, open_dataset, recipes, sample, train
 
-__all__ = ["__version__", "advise", "compare", "demo", "load", "open_dataset", "recipes", "sample", "train"]
+__all__ = ["__version__", "advise", "check", "compare", "demo", "load", "open_dataset", "recipes", "sample", "train"]
 
 
 def __getattr__(name: str) -> Any:

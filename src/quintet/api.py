@@ -17,11 +17,13 @@ from quintet.compare.advice import NEEDS, advise_by_need
 from quintet.compare.cell import CellJob, evaluate_cell, train_cell
 from quintet.compare.forecast import evaluation_limit_s
 from quintet.core.budget import Budget
-from quintet.core.errors import UsageError
+from quintet.core.errors import DataError, UsageError
 from quintet.core.interrupt import graceful
 from quintet.core.recipe import Recipe
 from quintet.core.results import Advice, Compare, SeedResult
 from quintet.data.dataset import Dataset
+from quintet.data.options import DataOptions
+from quintet.data.report import describe_data, describe_failure, write_data_report
 from quintet.data.sources import open_dataset
 from quintet.recipes.load import Trained
 from quintet.recipes.load import load as load_cell
@@ -29,6 +31,7 @@ from quintet.recipes.registry import RECIPES, defaults, find
 from quintet.report.page import write_report
 
 Listener = Callable[[Mapping[str, Any]], None]
+Options = DataOptions | Mapping[str, Any] | Sequence[str] | None
 
 
 def quiet(event: Mapping[str, Any]) -> None:
@@ -65,6 +68,7 @@ def plan_compare(
     data: Any,
     recipes: Sequence[str | Recipe] | None = None,
     *,
+    options: Options = None,
     budget: str | Budget | None = None,
     within: str | Budget | None = None,
     seeds: int | None = None,
@@ -74,7 +78,7 @@ def plan_compare(
     set: Sequence[str] = (),
 ) -> comparison.Comparison:
     """Settle what `compare` would do, without doing it; see there."""
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, options)
     chosen = [item if isinstance(item, Recipe) else find(item) for item in (recipes or defaults(dataset.spec))]
     folder = Path(out) if out is not None else Path("runs") / slug(dataset.name)
     return comparison.plan(
@@ -94,6 +98,7 @@ def compare(
     data: Any,
     recipes: Sequence[str | Recipe] | None = None,
     *,
+    options: Options = None,
     budget: str | Budget | None = None,
     within: str | Budget | None = None,
     seeds: int | None = None,
@@ -106,7 +111,8 @@ def compare(
     """Train a recipe of every family for the same budget, judge them, and write the report.
 
     Args:
-        data: "digits", "toy:NAME", a .npz or .npy file, arrays, or an opened dataset.
+        data: whatever `open_dataset` opens: "digits", a folder of images, a file, arrays, an opened dataset.
+        options: how to read it: DataOptions, fields, or pairs such as "size=64".
         recipes: names, or recipes of your own; by default one of each family.
         budget: what one model trains for ("30s", "5000steps", ...).
         within: the time of the whole call instead, by default 20 minutes.
@@ -119,8 +125,9 @@ def compare(
     Raises: QuintetError with a message for the user; Interrupted after Ctrl-C, with everything saved.
     """
     planned = plan_compare(
-        data, recipes, budget=budget, within=within, seeds=seeds, out=out, device=device, threads=threads, set=set
-    )
+        data, recipes, options=options, budget=budget, within=within, seeds=seeds, out=out, device=device,
+        threads=threads, set=set,
+    )  # fmt: skip
     result = planned.run(listen, rewrite)
     return Comparison(planned.folder, result)
 
@@ -134,6 +141,7 @@ def train(
     recipe: str | Recipe,
     data: Any,
     *,
+    options: Options = None,
     budget: str | Budget = "60s",
     seed: int = 0,
     out: str | Path | None = None,
@@ -147,7 +155,7 @@ def train(
 
     Args:
         recipe: a name or a recipe.
-        data: as for `compare`.
+        data, options: as for `compare`.
         budget: with its unit.
         seed: of everything random.
         out: the run's folder, by default runs/<data>-<recipe>-s<seed>.
@@ -155,7 +163,9 @@ def train(
         device, threads, set, listen: as for `compare`.
     Raises: Interrupted after Ctrl-C, with everything saved; DivergedError; BusyError.
     """
-    job = train_job(recipe, data, budget=budget, seed=seed, out=out, device=device, threads=threads, set=set)
+    job = train_job(
+        recipe, data, options=options, budget=budget, seed=seed, out=out, device=device, threads=threads, set=set
+    )
     before = torch.get_num_threads()
     try:
         with graceful() as stop:
@@ -170,6 +180,7 @@ def train_job(
     recipe: str | Recipe,
     data: Any,
     *,
+    options: Options = None,
     budget: str | Budget = "60s",
     seed: int = 0,
     out: str | Path | None = None,
@@ -179,7 +190,7 @@ def train_job(
 ) -> CellJob:
     """Settle what `train` would do; see there."""
     chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, options)
     folder = Path(out) if out is not None else Path("runs") / f"{slug(dataset.name)}-{chosen.name}-s{seed}"
     return CellJob(
         folder,
@@ -243,6 +254,23 @@ def advise(where: str | Path | None = None, need: Sequence[str] = ()) -> list[Ad
     return advise_by_need(comparison.read(Path(where)) if where is not None else None, tuple(need) or NEEDS)
 
 
+def check(data: Any, *, options: Options = None, out: str | Path | None = None) -> dict[str, Any]:
+    """Look at data as every command would read them.
+
+    Args:
+        data, options: as for `compare`.
+        out: where to write the report too, such as data_report.json.
+    Returns: the report (see `quintet.data.report`); "usable" is False where a command would stop, "problem" says why.
+    """
+    try:
+        report = describe_data(open_dataset(data, options))
+    except DataError as error:
+        report = describe_failure(str(data) if isinstance(data, (str, Path)) else type(data).__name__, error)
+    if out is not None:
+        write_data_report(report, Path(out))
+    return report
+
+
 def recipes() -> tuple[Recipe, ...]:
     """All registered recipes."""
     return tuple(RECIPES.values())
@@ -293,6 +321,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "advise",
+    "check",
     "compare",
     "demo",
     "load",

@@ -23,7 +23,8 @@ DATA = {
 def cases() -> Iterator[Any]:
     for name, recipe in RECIPES.items():
         for kind, spec in DATA.items():
-            assert recipe.unfit(spec) is None, (name, kind)
+            if recipe.unfit(spec) is not None:
+                continue
             for stage in recipe.stages(spec, Budget.parse("60s")):
                 for check in checks(stage, spec):
                     yield pytest.param(check, id=f"{name}-{kind}-{stage.name}-{check.name}")
@@ -32,3 +33,8 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize("check", list(cases()))
 def test_contract(check: Check) -> None:
     check()
+
+
+def test_every_recipe_is_examined() -> None:
+    examined = {name for name, recipe in RECIPES.items() if any(recipe.unfit(spec) is None for spec in DATA.values())}
+    assert examined == set(RECIPES)

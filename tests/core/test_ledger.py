@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from quintet.core.ledger import FlopCounter
-from quintet.nets.layers import attention, higher_order
+from quintet.core.numerics import higher_order
+from quintet.nets.layers import attention
 
 
 def count(work) -> int:  # type: ignore[no-untyped-def]

@@ -190,3 +190,25 @@ def test_too_few_is_null_with_reason():
         assert "not available (n=1" in found.protocol
     with pytest.raises(ValueError, match="neighbours"):
         nearest(many, one, 2)
+
+
+def test_noise_around_real_items_does_not_pass_for_real() -> None:
+    rng = np.random.default_rng(12)
+    real = rng.normal(size=(200, 400)) * 0.1 + rng.integers(0, 2, (200, 1))
+    noise = real + rng.normal(size=real.shape)
+    told = tell_apart(noise, real)
+    assert told.fake < 0.1
+    assert told.real > 0.9
+    assert c2st(noise, real).value == pytest.approx(0.5 + (1 - told.fake + told.real - 1) / 2)
+
+
+def test_blocks_of_a_wide_set_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(13)
+    x, y = rng.integers(0, 4, (40, 3)), rng.integers(0, 4, (90, 3))
+    whole, own = nearest(x, y, 4), nearest(y, y, 2, same=True)
+    monkeypatch.setattr("quintet.metrics.neighbours.WIDE", 17)
+    monkeypatch.setattr("quintet.metrics.neighbours.BLOCK", 11)
+    for before, after in ((whole, nearest(x, y, 4)), (own, nearest(y, y, 2, same=True))):
+        assert (before.distance == after.distance).all()
+    brute = np.sort(((x[:, None] - y[None]) ** 2).sum(2), axis=1)[:, :4] ** 0.5
+    assert whole.distance == pytest.approx(brute)

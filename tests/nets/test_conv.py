@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quintet.nets.conv import ConvConfig, pyramid
+from quintet.nets.conv import ConvConfig, from_patches, pyramid, to_patches
 
 
 def test_pyramid_halves_and_rounds_up():
@@ -103,3 +103,20 @@ def test_conditions_and_time_reach_every_parameter():
             assert p.grad.abs().sum() > 0, name
     with pytest.raises(ValueError, match="needs t"):
         network(x, {})
+
+
+def test_patches_go_there_and_back():
+    for size, side in (((6, 4), 2), ((7, 5), 2), ((5, 9), 3), ((4, 4), 1)):
+        x = torch.randn(2, 3, *size)
+        y = to_patches(x, side)
+        assert y.shape == (2, 3 * side**2, -(-size[0] // side), -(-size[1] // side))
+        assert torch.equal(from_patches(y, side, size), x)
+
+
+def test_patched_networks_start_without_a_chequered_pattern():
+    config = ConvConfig(channels=(4, 5), patch=2)
+    decoder = config.build((3,), (2, 9, 7), {})
+    y = decoder(torch.randn(2, 3), {})
+    assert y.shape == (2, 2, 9, 7)
+    assert torch.equal(y[:, :, 0:8:2, 0:6:2], y[:, :, 1:8:2, 1:6:2])
+    assert config.build((2, 9, 7), (3,), {})(y, {}).shape == (2, 3)

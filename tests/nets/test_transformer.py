@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from quintet.core.rng import Rng, layer_noise
+from quintet.nets.entry import level_features, neighbours
 from quintet.nets.layers import attention
-from quintet.nets.transformer import Transformer, TransformerConfig, level_features, neighbours
+from quintet.nets.transformer import Transformer, TransformerConfig
 
 
 def randomised(config: TransformerConfig, length: int, grid: tuple[int, ...], conditions=None, seed: int = 0):
@@ -55,7 +56,7 @@ def test_gradient_of_outputs_to_embeddings_is_zero_at_and_after_the_position(gri
         embedded.append(result)
         return result
 
-    handle = net.token.register_forward_hook(keep)
+    handle = net.entry.token.register_forward_hook(keep)
     out = net(tokens(2, 12), {})
     handle.remove()
     for i in range(12):

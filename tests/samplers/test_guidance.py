@@ -48,3 +48,21 @@ def test_two_fields() -> None:
     x, t = torch.ones(2, 1), torch.zeros(2)
     cond = {"a": torch.tensor([0, 1]), "b": torch.tensor([0, -1])}
     torch.testing.assert_close(guided(both, cond, 2.0)(x, t).flatten(), torch.tensor([4.0, 2.0]))
+
+
+def test_interval() -> None:
+    """Outside the interval the scale is 1, by row where times are tensors, by the step where they are numbers."""
+    x, t, cond = torch.ones(4, 2), torch.tensor([0.1, 0.4, 0.6, 0.9]), {"label": torch.full((4,), 2)}
+    found = guided(predict, cond, 3.0, lambda t: (t > 0.3) & (t < 0.7))(x, t)
+    plain, strong = guided(predict, cond, 1.0)(x, t), guided(predict, cond, 3.0)(x, t)
+    inside = torch.tensor([False, True, True, False])[:, None]
+    torch.testing.assert_close(found, torch.where(inside, strong, plain))
+
+    def by_step(x: Tensor, i: int, cond: Cond) -> Tensor:
+        return predict(x, torch.full((len(x),), float(i)), cond)
+
+    calls.clear()
+    step = guided(by_step, cond, 0.0, [False, True].__getitem__)
+    torch.testing.assert_close(step(x, 0), predict(x, torch.zeros(4), cond))
+    torch.testing.assert_close(step(x, 1), predict(x, torch.ones(4), {}))
+    assert calls[0] == 4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -86,6 +87,33 @@ def test_samples_do_not_depend_on_the_batch_and_stop_in_time() -> None:
     assert len(few) == 64
     np.testing.assert_array_equal(few.x, whole.first(64).x)
     assert len(few.labels["label"]) == 64
+
+
+def test_where_memory_does_not_suffice_smaller_pieces_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = np.random.default_rng().standard_normal((130, 3)).astype(np.float32)
+    labels = {"label": np.arange(130, dtype=np.int64) % 4}
+    samples = generate(Normal(), Doubled(), 130, labels, rng=Rng(0, "s")).x
+    density = nats(Normal(), Doubled(), raw, labels, rng=Rng(0, "d"))
+    rows: list[int] = []
+
+    def hungry(work: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+        def checked(self: Any, what: Any, *args: Any, **kwargs: Any) -> Any:
+            n = what if isinstance(what, int) else len(what)
+            if n > 20:
+                raise error
+            rows.append(n)
+            return work(self, what, *args, **kwargs)
+
+        return checked
+
+    monkeypatch.setattr(Normal, "sample", hungry(Normal.sample, torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(Normal, "log_prob", hungry(Normal.log_prob, MemoryError()))
+    np.testing.assert_array_equal(generate(Normal(), Doubled(), 130, labels, rng=Rng(0, "s")).x, samples)
+    np.testing.assert_allclose(nats(Normal(), Doubled(), raw, labels, rng=Rng(0, "d")), density, rtol=1e-6)
+    assert set(rows) <= {16, 130 % 16}
+    monkeypatch.setattr(Normal, "sample", hungry(Normal.sample, ValueError("something else")))
+    with pytest.raises(ValueError, match="something else"):
+        generate(Normal(), Doubled(), 130, labels, rng=Rng(0, "s"))
 
 
 def test_labels_keep_their_shares_in_every_pass() -> None:

@@ -12,7 +12,7 @@ import torch
 from oracles import TinyDuel, VectorBatches
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
-from quintet.core.errors import DivergedError, Interrupted
+from quintet.core.errors import Interrupted
 from quintet.core.ledger import Ledger
 from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
@@ -153,19 +153,6 @@ def test_calibration_and_previews_leave_no_trace_in_the_weights(tmp_path: Path) 
     run(tmp_path / "a", "20steps", recorder)
     run(tmp_path / "b", "20steps", Recorder(), plan=recorder.plans[0], resume=False)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
-
-
-def test_repeated_nonfinite_gradients_update_nothing_and_end_the_run(tmp_path: Path) -> None:
-    recorder = Recorder()
-    plan = Plan.start(20, 0.0, flops_per_step=1.0, threads=torch.get_num_threads())
-    with pytest.raises(DivergedError) as caught:
-        run(tmp_path, "20steps", recorder, plan=plan, batches=VectorBatches(poison=5), checkpoint_steps=5)
-    assert caught.value.exit_code == 5
-    events = [line for line in recorder.lines if line["kind"] == "event"]
-    assert [event["what"] for event in events] == ["skipped"] * 3
-    kept = checkpoint.newest(tmp_path / "checkpoints")
-    assert kept is not None
-    assert all(torch.isfinite(t).all() for t in kept.tensors("model").values())
 
 
 class WithTeacher(TinyDuel):

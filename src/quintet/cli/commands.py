@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from rich.table import Table
 
 from quintet import api
 from quintet._version import __version__
+from quintet.cli.data import check_tables
 from quintet.cli.main import dump
 from quintet.cli.progress import Progress
 from quintet.compare.cell import build
 from quintet.compare.executor import one_thread
 from quintet.core.budget import Budget
-from quintet.core.errors import UsageError
+from quintet.core.errors import DataError, UsageError
 from quintet.core.messages import say
 from quintet.core.recipe import Stage
 from quintet.core.results import Compare, Estimate
@@ -49,11 +51,13 @@ def compare(
     lang: str,
     *,
     demo: bool = False,
+    options: list[str] | None = None,
 ) -> None:
     """`quintet compare` and `quintet demo`."""
     planned = api.plan_compare(
         data,
         names or None,
+        options=options,
         budget=budget,
         within=within,
         seeds=seeds,
@@ -116,9 +120,13 @@ def train(
     as_json: bool,
     dry_run: bool,
     lang: str,
+    *,
+    options: list[str] | None = None,
 ) -> None:
     """`quintet train`."""
-    job = api.train_job(recipe, data, budget=budget, seed=seed, out=out, device=device, threads=threads, set=changes)
+    job = api.train_job(
+        recipe, data, options=options, budget=budget, seed=seed, out=out, device=device, threads=threads, set=changes
+    )
     said = Console(stderr=True, quiet=quiet or as_json)
     _notes(said, job.dataset, lang)
     cost = _cost(job.recipe.name, job.recipe.family, job.stages(), job.dataset)
@@ -212,6 +220,23 @@ def recipes(data: str | None, as_json: bool, lang: str) -> None:
             cells.append(row["unfit"] or f"{row['parameters']:,}")
         table.add_row(*cells)
     Console().print(table)
+
+
+def check(data: str, options: list[str] | None, out: Path, quiet: bool, as_json: bool, lang: str) -> int:
+    """`quintet check`: what was found, and data_report.json. Returns the exit code, 3 for data that cannot be used."""
+    report = api.check(data, options=options, out=out)
+    if as_json:
+        dump(report)
+    elif not quiet:
+        show = Console()
+        for part in check_tables(report, lang):
+            show.print(part)
+        show.print(say("cli.check_written", lang, path=out), highlight=False, markup=False)
+    if not report["usable"]:
+        if not as_json:
+            print(report["problem"][lang], file=sys.stderr)
+        return DataError.exit_code
+    return 0
 
 
 def doctor(as_json: bool, lang: str) -> int:

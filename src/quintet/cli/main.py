@@ -101,6 +101,7 @@ def build(lang: str) -> typer.Typer:
     device = typer.Option("--device", help=text("device"))
     threads = typer.Option("--threads", min=1, help=text("threads"))
     changes = typer.Option("--set", help=text("set"))
+    options = typer.Option("--data", metavar="OPTION=VALUE", help=text("data_options"))
 
     @app.callback(invoke_without_command=True)
     def main(
@@ -141,6 +142,7 @@ def build(lang: str) -> typer.Typer:
         device: Annotated[str, device] = "auto",
         threads: Annotated[int | None, threads] = None,
         changes: Annotated[list[str] | None, changes] = None,
+        options: Annotated[list[str] | None, options] = None,
         quiet: Annotated[bool, quiet] = False,
         as_json: Annotated[bool, as_json] = False,
         dry_run: Annotated[bool, dry] = False,
@@ -149,8 +151,9 @@ def build(lang: str) -> typer.Typer:
 
         names = [name.strip() for name in recipes.split(",") if name.strip()]
         commands.compare(
-            data, names, budget, within, seeds, out, device, threads, changes or [], quiet, as_json, dry_run, lang
-        )
+            data, names, budget, within, seeds, out, device, threads, changes or [], quiet, as_json, dry_run, lang,
+            options=options,
+        )  # fmt: skip
 
     @app.command(help=text("train"))
     def train(
@@ -163,6 +166,7 @@ def build(lang: str) -> typer.Typer:
         device: Annotated[str, device] = "auto",
         threads: Annotated[int | None, threads] = None,
         changes: Annotated[list[str] | None, changes] = None,
+        options: Annotated[list[str] | None, options] = None,
         quiet: Annotated[bool, quiet] = False,
         as_json: Annotated[bool, as_json] = False,
         dry_run: Annotated[bool, dry] = False,
@@ -170,8 +174,9 @@ def build(lang: str) -> typer.Typer:
         from quintet.cli import commands
 
         commands.train(
-            recipe, data, budget, seed, out, resume, device, threads, changes or [], quiet, as_json, dry_run, lang
-        )
+            recipe, data, budget, seed, out, resume, device, threads, changes or [], quiet, as_json, dry_run, lang,
+            options=options,
+        )  # fmt: skip
 
     @app.command(help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
     def sample(
@@ -199,6 +204,18 @@ def build(lang: str) -> typer.Typer:
         from quintet.cli import commands
 
         commands.advise(where, [name.strip() for name in need.split(",") if name.strip()], as_json, lang)
+
+    @app.command(help=text("check"))
+    def check(
+        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
+        options: Annotated[list[str] | None, options] = None,
+        out: Annotated[Path, out] = Path("data_report.json"),
+        quiet: Annotated[bool, quiet] = False,
+        as_json: Annotated[bool, as_json] = False,
+    ) -> None:
+        from quintet.cli import commands
+
+        raise typer.Exit(commands.check(data, options, out, quiet, as_json, lang))
 
     @app.command(help=text("recipes"))
     def recipes(

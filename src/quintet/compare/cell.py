@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from quintet._version import __version__
 from quintet.compare.reference import nearest_pairs
 from quintet.core import checkpoint, config
+from quintet.core.batch import Batch
 from quintet.core.budget import Budget
 from quintet.core.codec import Codec
 from quintet.core.errors import UsageError
 from quintet.core.ledger import Ledger, Stopwatch, peak_memory
 from quintet.core.lock import locked
-from quintet.core.model import HasLatent, HasLogProb, HasTrace, Model, round_trip_error
+from quintet.core.messages import say
+from quintet.core.model import Finding, HasLatent, HasLogProb, HasTrace, HasWatch, Model, round_trip_error
 from quintet.core.plan import Plan
 from quintet.core.recipe import Recipe, Stage
 from quintet.core.results import Estimate, LedgerEntry, SamplingCost, SeedResult, Stability
@@ -40,15 +42,20 @@ from quintet.recipes.registry import KINDS
 from quintet.tasks.density import nats
 from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
-from quintet.train.loop import TrainState
-from quintet.train.run import fit, warm_up
+from quintet.train.loop import TrainState, frozen_parameters
+from quintet.train.run import BEST, fit, restore_best, warm_up
 
 CHOICE = "choice.json"  # of a stage
 CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average
 CHOICE_SAMPLES = 512
 PREVIEW_SAMPLES = 2 * CHUNK
+WATCHED = 256  # examples of each split that detectors see
+HOPELESS = 3  # previews in a row with a severe finding, the last in the second half of the budget, end a run
 INVERTED, INVERSE_TOLERANCE = 256, 0.01
 TRACE_ITEMS, TRACE_FRAMES, TRACE_POINTS = 8, 9, 1024
+
+DECIDED = ("memory", "no_compiler", "not_compiled", "end_fixed", "cut", "hopeless")
+"""Events of decisions in the stored plan, which a resumed run does not take again."""
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -174,11 +181,18 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
             with Stopwatch() as watch:
                 choice = _stored(folder / CHOICE) if resume else None
                 if choice is None:
-                    choice = _choose(job, fitted.state, model, codec, space, validation, reserve if timed else None)
+                    best = folder / BEST if watcher.troubled() else None
+                    limit_s = reserve if timed else None
+                    choice = _choose(job, fitted.state, model, codec, space, validation, limit_s, best)
                     checkpoint.write_atomically(folder / CHOICE, json.dumps(choice, indent=1).encode())
+                    if choice["best"] is not None:
+                        kept = {"what": "best_kept", "of": choice["best"]}
+                        watcher.log({"kind": "event", "step": fitted.state.step, **kept})
             ledger.wall_s += watch.wall
             ledger.cpu_s += watch.cpu
             fitted.state.ema.keep(choice["average"])
+            if choice["best"] is not None:
+                restore_best(folder, model)
             earlier[stage.name] = model
         ledger.peak_bytes = max(0, peak_memory() - base)
         done = {"schema": 1, "choice": choice, "ledger": ledger.to_json(), "curve": curve}
@@ -213,19 +227,22 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     if reference is not None:
         asked = next(iter(made.labels.values()), None)
         metrics = reference.evaluate(made.x, asked, seed=job.seed)
+        metrics |= reconstruction(model, codec, reference)
     metrics["bits_per_dim"] = likelihood(model, codec, dataset, job.seed, 0.3 * limit_s)
     _write_samples(job.folder, made, dataset)
     _write_trace(job.folder, model, codec, made, job.seed)
     if reference is not None:
         _write_nearest(job.folder, reference, made)
     ledger = LedgerEntry(**{**training["ledger"], "evaluation_s": time.perf_counter() - begin})
+    stability = _stability(job.folder, metrics, reference, lost_inverse(model, codec, dataset))
     result = SeedResult(
         seed=job.seed,
         status="done",
+        reason=_ended_early(stability),
         metrics=metrics,
         ledger=ledger,
         sampling=cost,
-        stability=_stability(job.folder, metrics, reference, lost_inverse(model, codec, dataset)),
+        stability=stability,
         choice={
             **training["choice"],
             "samples": len(made),
@@ -262,6 +279,21 @@ def likelihood(model: Model[Any], codec: Codec, dataset: Dataset, seed: int, lim
     return bits_per_dim(values, dataset.spec.dims, kind=model.likelihood, protocol=how)
 
 
+def reconstruction(model: Model[Any], codec: Codec, reference: Reference) -> dict[str, Estimate]:
+    """The reconstruction floor of a model that encodes with loss; nothing for others."""
+    exact = isinstance(model, HasLogProb) and model.likelihood == "exact"
+    if exact or not isinstance(model, HasLatent) or codec.raw.kind != "image":
+        return {}
+    raw = reference.shown.x[: reference.size]
+    device = next(model.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for i in range(0, len(raw), CHUNK):
+            x = codec.encode(torch.from_numpy(np.ascontiguousarray(raw[i : i + CHUNK])).to(device))
+            parts.append(to_raw(codec, model.decode(model.encode(x))))
+    return reference.reconstruction(np.concatenate(parts))
+
+
 def lost_inverse(model: Model[Any], codec: Codec, dataset: Dataset) -> list[dict[str, Any]]:
     """An event if a model whose latents are exact does not find its way back on test examples."""
     if not (isinstance(model, HasLatent) and isinstance(model, HasLogProb) and model.likelihood == "exact"):
@@ -273,7 +305,8 @@ def lost_inverse(model: Model[Any], codec: Codec, dataset: Dataset) -> list[dict
         error = float(round_trip_error(model, x, cond).max())
     if error <= INVERSE_TOLERANCE:
         return []
-    return [{"kind": "event", "step": 0, "what": "not_invertible", "error": min(error, 1e30)}]
+    value, limit = min(error, 1e30), INVERSE_TOLERANCE
+    return [{"kind": "event", "step": 0, "what": "not_invertible", "value": value, "limit": limit, "severe": False}]
 
 
 class _Watcher:
@@ -293,7 +326,8 @@ class _Watcher:
     ) -> None:
         self.job, self.stage, self.index, self.model, self.codec = job, stage, index, model, codec
         self.space, self.validation, self.report, self.stop = space, validation, report, stop
-        self._told = 0.0
+        self.folder = stage_folder(job.folder, index, stage)
+        self._told = self._share = 0.0
 
     def stored_plan(self) -> Plan | None:
         stored = self._plans().get(self.stage.name)
@@ -315,30 +349,76 @@ class _Watcher:
             self.report(dict(line))
 
     def step(self, step: int, plan: Plan, seconds: float, share: float) -> None:
-        now = time.monotonic()
+        now, self._share = time.monotonic(), share
         if now - self._told > 0.2 or share >= 1:
             self._told = now
             self.report({"kind": "step", "step": step, "steps": plan.steps, "seconds": seconds, "share": share})
 
     def curve(self) -> list[dict[str, float]]:
         """The previews' points, of earlier processes too."""
-        lines = [json.loads(line) for line in (self.job.folder / LOG).read_text(encoding="utf-8").splitlines()]
-        mine = [line for line in lines if line["kind"] == "preview" and line["stage"] == self.stage.name]
-        return [{k: line[k] for k in ("seconds", "step", "kid_pca") if k in line} for line in mine]
+        return [{k: line[k] for k in ("seconds", "step", "kid_pca") if k in line} for line in self._lines("preview")]
 
-    def preview(self, state: TrainState, seconds: float) -> None:
+    def troubled(self) -> bool:
+        """Whether something went so wrong that earlier weights may be better than the last ones."""
+        return any(line.get("severe") or line["what"] == "rollback" for line in self._lines("event"))
+
+    def _lines(self, kind: str) -> list[dict[str, Any]]:
+        log = self.job.folder / LOG
+        if not log.exists():
+            return []
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if _complete(line)]
+        return [line for line in lines if line["kind"] == kind and line["stage"] == self.stage.name]
+
+    def preview(self, state: TrainState, seconds: float) -> str | None:
+        findings = self._watch(state.step)
+        severe = [finding.what for finding in findings if finding.severe]
         labels = proportional_labels(self.job.dataset.train.labels, PREVIEW_SAMPLES, self.job.seed)
         with state.ema.applied(0):
             made = generate(self.model, self.codec, PREVIEW_SAMPLES, labels, rng=Rng(self.job.seed, "preview"))
         distance = kid(self.space.features(made.x), self.validation, self.space.kernel).value
         point: dict[str, float] = {"step": state.step, "seconds": round(seconds, 3)}
+        earlier = self._lines("preview")
         if distance is not None:
             point["kid_pca"] = distance
-        self.log({"kind": "preview", **point})
+            if all(distance < line.get("kid_pca", float("inf")) for line in earlier):
+                self._keep(state, distance)
+        self.log({"kind": "preview", **point, "severe": severe})
+        for finding in findings:
+            told = {"what": finding.what, "value": finding.value, "limit": finding.limit, "severe": finding.severe}
+            self.log({"kind": "event", "step": state.step - 1, "seconds": point["seconds"], **told})
         folder = self.job.folder / "previews"
         folder.mkdir(exist_ok=True)
         picture(made.x[:CHUNK], self.job.dataset.spec).save(folder / f"{self.index}-{state.step:08d}.png")
         self.report({"kind": "preview", "step": state.step, "seconds": seconds, "kid_pca": distance})
+        last = [*(line["severe"] for line in earlier), severe][-HOPELESS:]
+        return severe[0] if self._share >= 0.5 and len(last) == HOPELESS and all(last) else None
+
+    def _watch(self, step: int) -> list[Finding]:
+        """What the model's own detectors find now."""
+        if not isinstance(self.model, HasWatch):
+            return []
+        dataset, rng = self.job.dataset, Rng(self.job.seed, "watch", step)
+        self.model.eval()
+        with torch.no_grad():
+            train, held_out = (
+                self._batch(split.x, split.labels, rng("encode", name))
+                for name, split in (("train", dataset.train), ("validation", dataset.validation))
+            )
+            found = self.model.watch(train, held_out, rng=rng("model").on(self.job.device))
+        return [replace(f, value=float(np.nan_to_num(f.value, nan=1e30, posinf=1e30, neginf=-1e30))) for f in found]
+
+    def _batch(self, x: NDArray[Any], labels: Mapping[str, NDArray[np.int64]], rng: Rng) -> Batch:
+        n, device = min(len(x), WATCHED), self.job.device
+        cond = {name: torch.from_numpy(np.asarray(value[:n])).to(device) for name, value in labels.items()}
+        raw = torch.from_numpy(np.asarray(x[:n])).to(device)
+        return Batch(self.codec.encode(raw, rng.on(device)), torch.arange(n, device=device), cond)
+
+    def _keep(self, state: TrainState, distance: float) -> None:
+        """Store the average as the best so far."""
+        fixed = frozen_parameters(self.model)
+        with state.ema.applied(0):
+            tensors = {name: value.clone() for name, value in self.model.state_dict().items() if name not in fixed}
+        checkpoint.save(self.folder / BEST, state.step, {"model": tensors}, {"kid_pca": distance}, keep=1)
 
 
 def _choose(
@@ -349,33 +429,48 @@ def _choose(
     space: PCASpace,
     validation: NDArray[Any],
     limit_s: float | None,
+    best: Path | None,
 ) -> dict[str, Any]:
     """The average whose samples are nearest to the validation split in PCA space, by one rule for every family.
 
     Within the time kept for it: a first chunk is timed, and as many samples are drawn as fit, for each width the same.
+    In a run that went wrong the weights of the best preview, below `best`, are a candidate too.
     """
     widths = state.ema.widths
-    if len(widths) == 1:
-        return {"average": 0, "width": widths[0], "kid_pca": {}, "n": 0}
+    stored = checkpoint.newest(best) if best is not None else None
+    if len(widths) == 1 and stored is None:
+        return {"average": 0, "width": widths[0], "kid_pca": {}, "n": 0, "best": None}
     n = CHOICE_SAMPLES
     labels = proportional_labels(job.dataset.train.labels, n, job.seed + 1)
     rng = Rng(job.seed, "choice")
     if limit_s is not None:
         first = generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=rng)
-        fitting = int(0.8 * limit_s / max(first.seconds, 1e-6) / len(widths)) * CHUNK
+        fitting = int(0.8 * limit_s / max(first.seconds, 1e-6) / (len(widths) + (stored is not None))) * CHUNK
         n = max(CHUNK, min(n, fitting))
-    scores: list[float] = []
-    for which in range(len(widths)):
-        with state.ema.applied(which):
-            made = generate(model, codec, n, {k: v[:n] for k, v in labels.items()}, rng=rng)
+
+    def score() -> float:
+        made = generate(model, codec, n, {k: v[:n] for k, v in labels.items()}, rng=rng)
         value = kid(space.features(made.x), validation, space.kernel).value
-        scores.append(float("inf") if value is None else value)
-    best = int(np.argmin(scores))
+        return float("inf") if value is None else value
+
+    scores: dict[str, float] = {}
+    for which, width in enumerate(widths):
+        with state.ema.applied(which):
+            scores[f"{width:g}"] = score()
+    chosen = min(range(len(widths)), key=lambda which: scores[f"{widths[which]:g}"])
+    step = None
+    if stored is not None:
+        last = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(stored.tensors("model"), strict=False)
+        scores["best"] = score()
+        model.load_state_dict(last)
+        step = stored.step if scores["best"] < scores[f"{widths[chosen]:g}"] else None
     return {
-        "average": best,
-        "width": widths[best],
-        "kid_pca": {f"{w:g}": (None if s == float("inf") else s) for w, s in zip(widths, scores, strict=True)},
+        "average": chosen,
+        "width": widths[chosen],
+        "kid_pca": {name: (None if value == float("inf") else value) for name, value in scores.items()},
         "n": n,
+        "best": step,
     }
 
 
@@ -401,18 +496,26 @@ def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
 
 
 def _trim_log(log: Path, folder: Path) -> None:
-    """Drop log lines of steps that a resumed run will do again."""
+    """Drop log lines of steps that a resumed run will do again; what is before the last rollback is history."""
     found = checkpoint.newest(folder / "checkpoints")
     if not log.exists():
         return
     step = found.step if found is not None else 0
     lines = log.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _complete(line) and _before(json.loads(line), step)]
+    parsed = [(line, json.loads(line)) for line in lines if _complete(line)]
+    rollbacks = [i for i, (_, told) in enumerate(parsed) if told.get("what") == "rollback"]
+    history = rollbacks[-1] + 1 if rollbacks else 0
+    kept = [line for i, (line, told) in enumerate(parsed) if i < history or _before(told, step)]
     checkpoint.write_atomically(log, "".join(line + "\n" for line in kept).encode())
 
 
 def _before(line: Mapping[str, Any], step: int) -> bool:
-    """Whether a log line belongs to the steps before `step`; a preview is numbered by the next step."""
+    """Whether a log line belongs to the steps before `step`, or tells of what the stored plan decided once for all.
+
+    A preview is numbered by the next step.
+    """
+    if line["kind"] == "plan" or line.get("what") in DECIDED:
+        return True
     return bool(line["step"] < step or (line["kind"] == "preview" and line["step"] == step))
 
 
@@ -422,6 +525,12 @@ def _complete(line: str) -> bool:
     except ValueError:
         return False  # the process was killed while writing it
     return True
+
+
+def _ended_early(stability: Stability) -> str:
+    """Why a finished cell stopped before its budget was used, or nothing."""
+    ended = [event for event in stability.events if event["what"] == "hopeless"]
+    return "; ".join(say("event.hopeless", "en", **event) for event in ended)
 
 
 def _write_samples(folder: Path, made: Generated, dataset: Dataset) -> None:

@@ -113,7 +113,7 @@ def nearest_pairs(reference: Reference, samples: NDArray[Any], shown: int = NEAR
     gaps = np.linalg.norm(raw[rows][:, None] - reference.test_views.raw[None], axis=2).min(axis=1)
     return {
         "sample": samples[rows],
-        "train": np.asarray(reference.train.x)[found[rows]],
+        "train": np.asarray(reference.searched.x)[found[rows]],
         "distance": distance[rows],
         "held_out": gaps,
     }

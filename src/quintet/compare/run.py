@@ -35,6 +35,8 @@ from quintet.core.messages import LANGUAGES, say
 from quintet.core.recipe import Recipe
 from quintet.core.results import Baseline, Compare, Estimate, RecipeResult, SeedResult
 from quintet.data.dataset import Dataset
+from quintet.data.report import FILE as DATA_REPORT
+from quintet.data.report import describe_data, write_data_report
 from quintet.recipes.load import CONFIG, RESULT
 from quintet.train.run import warm_up
 
@@ -114,6 +116,7 @@ class Comparison:
         with executor.one_thread(), locked(self.folder), graceful() as stop:
             warm_up()
             self._claim()
+            write_data_report(describe_data(self.dataset), self.folder / DATA_REPORT)
             if not (self.folder / "reference" / "reference.json").exists():
                 listen({"kind": "reference"})
                 out = start(

@@ -146,6 +146,18 @@ def newest(folder: Path, warn: Callable[[str, dict[str, Any]], None] | None = No
     return None
 
 
+def steps(folder: Path) -> list[int]:
+    """Of the checkpoints in a folder, damaged ones included, newest first."""
+    return [int(path.name) for path in _found(folder)]
+
+
+def forget(folder: Path, after: int) -> None:
+    """Remove checkpoints of steps beyond `after`: what they hold was found to lead nowhere."""
+    for path in _found(folder):
+        if int(path.name) > after:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def damage(path: Path) -> str | None:
     """Why a directory is not a valid checkpoint, or None if it is."""
     try:

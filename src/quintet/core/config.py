@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict, ValidationError
 
@@ -28,6 +28,15 @@ class Config:
     """Anything that `encode` writes as {"kind": ..., fields} and `decode` reads back."""
 
     kind: ClassVar[str]
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A config some of whose fields go with some values of another (a solver's own options)."""
+
+    def carried(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """Its fields, without those that `choices` make void."""
+        ...
 
 
 def encode(value: Any) -> Any:

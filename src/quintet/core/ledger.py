@@ -143,12 +143,12 @@ class Stopwatch:
     wall = cpu = 0.0
 
     def __enter__(self) -> Stopwatch:
-        _synchronize()
+        synchronize()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _synchronize()
+        synchronize()
         self.wall = time.perf_counter() - self._wall
         self.cpu = time.process_time() - self._cpu
 
@@ -161,6 +161,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for a GPU to finish what it was given."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quintet.core.batch import Batch, Examples
+from quintet.core.numerics import Precision
 from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
 
@@ -73,8 +74,10 @@ class Model(nn.Module, ABC, Generic[S]):
     Attributes:
         spec: shape, levels and conditions of what it models (after the codec).
         sampling: the family's own choices, a frozen config: solver, steps, guidance; temperature, top_k.
+        precisions: in which its losses may run; a model that needs every bit says ("float32",).
     """
 
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "bfloat16")
     spec: DataSpec
     sampling: S
 
@@ -108,8 +111,17 @@ class Model(nn.Module, ABC, Generic[S]):
         the examples and the initialised model alone; its time is training time.
         """
 
+    def networks(self) -> Sequence[nn.Module]:
+        """What may be compiled: by default the trained submodules that are called. Losses themselves never are."""
+        called = (m for m in self.children() if type(m).forward is not nn.Module.forward)
+        return [m for m in called if any(p.requires_grad for p in m.parameters())]
+
     def shared(self, turn: Turn) -> Any:
-        """Computed once a step, before the players, with gradients recorded (a GAN's fake batch)."""
+        """Computed once a step, before the players, with gradients recorded (a GAN's fake batch).
+
+        Where memory does not hold the whole batch it is computed for each player and each part of the batch again, so
+        it may not use what a player has changed in the same step before another one reads it.
+        """
         return None
 
     def after_step(self, losses: Mapping[str, Loss]) -> None:
@@ -119,7 +131,7 @@ class Model(nn.Module, ABC, Generic[S]):
 class HasLogProb(ABC):
     """A likelihood. `likelihood` says of which kind; `protocol` how it was computed, for the report."""
 
-    likelihood: ClassVar[Literal["exact", "bound", "estimate"]]
+    likelihood: Literal["exact", "bound", "estimate"]
 
     @abstractmethod
     def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
@@ -168,6 +180,40 @@ def round_trip_error(model: HasLatent, x: Tensor, cond: Cond | None = None) -> T
     """
     error = (model.decode(model.encode(x, cond), cond) - x).flatten(1).abs()
     return error.nan_to_num(nan=math.inf).amax(1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a model's own detector found wrong while training.
+
+    Attributes:
+        what: a name with texts in `event.<what>` of the message catalogue and of the report: "mode_collapse",
+            "discriminator_overfit", "posterior_collapse", "not_invertible", "log_det_not_finite", "above_uniform".
+        value: what was measured, in the unit that the texts give it.
+        limit: beyond which it counts as wrong.
+        severe: samples are worthless while it lasts. At the last three previews, the last of them in the second half
+            of the budget, it ends the run early; once seen, weights of earlier previews are candidates for the result.
+    """
+
+    what: str
+    value: float
+    limit: float
+    severe: bool = False
+
+
+class HasWatch(ABC):
+    """Detectors of the family's own failures, asked at every preview; their time is not training time."""
+
+    @abstractmethod
+    def watch(self, train: Batch, held_out: Batch, *, rng: Rng) -> Sequence[Finding]:
+        """What is wrong, nothing if all is well.
+
+        Called in evaluation mode, without gradient, in float32, on the weights as they are trained, not their averages.
+
+        Args:
+            train, held_out: at most 256 encoded examples each, of the training and of the validation split.
+            rng: for what is drawn.
+        """
 
 
 TraceKind = Literal["denoise", "reveal", "walk", "flow", "interpolate"]

@@ -15,6 +15,7 @@ from quintet.core.budget import Budget
 from quintet.core.codec import Codec
 from quintet.core.config import STRICT, Config
 from quintet.core.model import Model
+from quintet.core.numerics import Precision
 from quintet.core.spec import DataSpec
 
 Family = Literal["gan", "vae", "flow", "diffusion", "autoregressive"]
@@ -60,6 +61,54 @@ class TokenNetworkConfig(Config, ABC):
         self, length: int, levels: int, conditions: Mapping[str, int], *, grid: tuple[int, ...], outputs: int
     ) -> nn.Module:
         """Args: grid: how the positions lie, read line by line (rows, columns); outputs: numbers a position."""
+
+
+Draw = Callable[[int, Tensor | None], Tensor]
+"""(group, posterior (B, 2, *shape) or None) -> noise u (B, *shape).
+
+u is standard normal under the prior: the decoder turns it into the latent z = mean + std u of p(z | groups above). The
+posterior is mean and log standard deviation of u, hence relative to the prior; None where there are no features.
+"""
+
+
+class LadderNetwork(nn.Module):
+    """The two networks of a hierarchy of latents in groups, the most abstract first.
+
+    Args:
+        encoder: (x (B, *inputs), cond) -> one tensor of features a group.
+        decoder: (features | None, cond, draw: Draw, n) -> (n, *outputs). Group by group it calls `draw`, whose answer
+            is all that it gets to know of that group. Without features it is the generator.
+        groups: shape of each group.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, groups: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.groups = encoder, decoder, groups
+
+
+class LadderNetworkConfig(Config, ABC):
+    """Config of a LadderNetwork."""
+
+    @abstractmethod
+    def build(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...], conditions: Mapping[str, int]
+    ) -> LadderNetwork: ...
+
+
+class CausalNetworkConfig(Config, ABC):
+    """Config of a causal network over real vectors.
+
+    The module's forward is `(x (B, T, P), cond: Cond) -> (B, T, outputs)`, where outputs at i depend on vectors before
+    i and the condition alone. Its cached form, for sampling: `start(n, cond)` returns a cache, and
+    `next(cache, vector (n, P) | None) -> (n, outputs)` moves it on by one place, given the vector at the place before
+    (None at the first).
+    """
+
+    @abstractmethod
+    def build(
+        self, length: int, size: int, conditions: Mapping[str, int], *, grid: tuple[int, int], outputs: int
+    ) -> nn.Module:
+        """Args: length, size: T and P; grid: rows and columns in which the T places lie, read line by line."""
 
 
 class CodecConfig(Config, ABC):
@@ -112,6 +161,11 @@ class TrainConfig(Config):
         decay: share of the run in which the learning rate falls linearly to 0 (0: none).
         ema: relative widths of the power-function averages (Karras et al. 2024, arXiv:2312.02696, eq. 1 and 18).
         augment: kind of augmentation, or None.
+        precision: of the large products inside networks; "auto" takes the faster one, measured on real steps.
+        compile: whether networks are compiled; "auto" tries it where the budget pays for the compilation.
+        on_nonfinite: what a gradient that is not finite leads to, before anything is updated. "skip" leaves the update
+            out and rolls back after three within 50 steps; "rollback" goes back to the last good checkpoint with half
+            the learning rate at once; "stop" ends the run. After two rollbacks the run ends.
     """
 
     kind = "train"
@@ -121,6 +175,9 @@ class TrainConfig(Config):
     decay: float = Field(default=0.4, ge=0, le=1)
     ema: tuple[float, ...] = (0.05, 0.10)
     augment: str | None = None
+    precision: Literal["auto"] | Precision = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    on_nonfinite: Literal["skip", "rollback", "stop"] = "skip"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -21,6 +21,7 @@ BETTER: dict[str, float | Literal["low", "high"]] = {
     "recall": "high", "density": "high", "coverage": "high", "modes": "high", "modes_kl": "low", "memorisation": 0.5,
     "bits_per_dim": "low", "sharpness": 1.0, "in_3_sigma": "high",
     "kid_pixels": "low", "c2st_judge": 0.5, "memorisation_judge": 0.5, "copies": "low",
+    "kid_reconstruction": "low", "fd_reconstruction": "low", "sharpness_reconstruction": 1.0,
 }  # fmt: skip
 """Which way is better: "low", "high", or the ideal value."""
 
@@ -102,7 +103,7 @@ class RecipeResult(Strict):
 
 
 class Baseline(Strict):
-    name: Literal["bootstrap", "histograms", "mixture"]
+    name: Literal["bootstrap", "histograms", "mixture", "local"]
     metrics: dict[str, Estimate]
     run: str = ""
 

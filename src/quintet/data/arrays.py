@@ -106,7 +106,7 @@ def open_arrays(arrays: Mapping[str, Any], name: str = "arrays", where: str = "t
         raise DataError("data.few", where=f"{where}: x", count=len(parts["x"]), fewest=FEWEST)
     kind, parts = _read_shape(parts, where, notes)
     parts, grid = _read_values(kind, parts, where, notes)
-    classes, names = _read_classes(labels, notes)
+    classes, names = read_classes(labels, notes)
     conditions = {"label": len(names)} if names else {}
     shape = parts["x"].shape[1:]
     splits = _split(parts, classes, notes)
@@ -335,12 +335,20 @@ def _fits(distinct: NDArray[np.float64], low: float, step: float, slack: float) 
     return tolerance < 0.3 and bool((np.abs(k - np.rint(k)) <= tolerance).all())
 
 
-def _read_classes(labels: dict[str, Array], notes: Notes) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
-    """Labels as 0..K-1 in sorted order, and the classes' names; nothing where they are no classes."""
+def read_classes(
+    labels: Mapping[str, Array], notes: Notes, titles: Mapping[str, str] = {}
+) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
+    """Labels as 0..K-1 in sorted order, and the classes' names; nothing where they are no classes.
+
+    Args:
+        labels: key -> one label an example.
+        notes: told what was read.
+        titles: a label as text -> the class's name, where the source has names for its numbers.
+    """
     if not labels:
         return {}, ()
     values, codes = np.unique(np.concatenate(list(labels.values())), return_inverse=True)
-    names = tuple(str(value) for value in values.tolist())
+    names = tuple(titles.get(str(value), str(value)) for value in values.tolist())
     if len(names) == 1:
         notes.append(note("data.note_one_label", name=names[0]))
         return {}, ()

@@ -15,7 +15,7 @@ from quintet.core.batch import Batch
 from quintet.core.codec import Codec
 from quintet.core.rng import Rng
 from quintet.data.augment import augmentation
-from quintet.data.dataset import Split
+from quintet.data.dataset import Split, gather
 
 KEPT = 2
 """Epochs whose permutation is kept: a batch crosses from one into the next."""
@@ -55,7 +55,8 @@ class Batches:
         self.codec, self.batch, self.seed, self.first, self.rows = codec, batch, seed, first, rows
         self.device = torch.device(device)
         self.augment = augmentation(augment, codec.raw) if augment else None
-        self._x = split.tensor().to(self.device)
+        # data mapped from a file stay there: only gathered rows come into memory, or to the device
+        self._x = split.tensor() if split.mapped else split.tensor().to(self.device)
         self._labels = {name: torch.from_numpy(y).to(self.device) for name, y in split.labels.items()}
         self._orders: dict[int, Tensor] = {}
         self._draws: dict[int, Tensor] = {}
@@ -74,7 +75,7 @@ class Batches:
         """Examples start to stop - 1, encoded without noise and without augmentation."""
         index = torch.arange(start, min(stop, self.examples), device=self.device)
         cond = {name: values[index] for name, values in self._labels.items()}
-        return Batch(self.codec.encode(self._x[index]), index, cond)
+        return Batch(self.codec.encode(self._rows(index)), index, cond)
 
     def epoch(self, step: int) -> float:
         """Epochs seen before `step`."""
@@ -99,7 +100,7 @@ class Batches:
                 draws.append(self._draw(epoch)[piece])
             position += end - start
         index = (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).to(self.device)
-        raw = self._x[index]
+        raw = self._rows(index)
         if self.augment:
             raw = self.augment.apply(raw, torch.cat(draws).to(self.device))
         noise = Rng(self.seed, "encode", step, first=self.first, device=self.device)
@@ -108,6 +109,9 @@ class Batches:
             index=index,
             cond={name: labels[index] for name, labels in self._labels.items()},
         )
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return gather(self._x, index.to(self._x.device)).to(self.device)
 
     def _order(self, epoch: int) -> Tensor:
         """(N,) int64, on the CPU."""

@@ -117,18 +117,24 @@ class DequantizedPixelCodec(Codec):
 
 
 class LevelCodec(Codec):
-    """Levels to int64 tokens in document order (images: channel, row, column); exact both ways."""
+    """Levels as int64, exact both ways.
 
-    def __init__(self, raw: DataSpec) -> None:
-        super().__init__(raw, DataSpec("tokens", (raw.dims,), levels=_levels(raw), conditions=raw.conditions))
+    Args:
+        raw: the raw spec.
+        flat: tokens in document order (images: channel, row, column), or the raw shape kept, for networks over images.
+    """
+
+    def __init__(self, raw: DataSpec, flat: bool = True) -> None:
+        kind, shape = ("tokens", (raw.dims,)) if flat else (raw.kind, raw.shape)
+        super().__init__(raw, DataSpec(kind, shape, levels=_levels(raw), conditions=raw.conditions))
         self.levels = _levels(raw)
 
     def encode(self, raw: Tensor, rng: Rng | None = None) -> Tensor:
-        """Raw (B, *R) levels -> (B, T) int64; `rng` is not used."""
-        return raw.flatten(1).to(torch.int64)
+        """Raw (B, *R) levels -> (B, *spec.shape) int64; `rng` is not used."""
+        return raw.to(torch.int64).reshape(-1, *self.spec.shape)
 
     def decode(self, x: Tensor, rng: Rng | None = None) -> Tensor:
-        """(B, T) -> raw (B, *R)."""
+        """(B, *spec.shape) -> raw (B, *R)."""
         return _integers(x, self.levels).reshape(-1, *self.raw.shape)
 
     def log_det(self, x: Tensor) -> Tensor:
@@ -279,12 +285,13 @@ class LevelCodecConfig(CodecConfig):
     """See LevelCodec."""
 
     kind = "levels"
+    flat: bool = True
 
     def fit(self, raw: DataSpec, x: Tensor) -> Codec:
-        return LevelCodec(raw)
+        return LevelCodec(raw, self.flat)
 
     def empty(self, raw: DataSpec) -> Codec:
-        return LevelCodec(raw)
+        return LevelCodec(raw, self.flat)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

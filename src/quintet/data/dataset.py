@@ -31,15 +31,30 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def mapped(self) -> bool:
+        """Whether x lies in a file and is read page by page."""
+        return isinstance(self.x, np.memmap)
+
     def tensor(self) -> Tensor:
-        """x as a torch tensor: uint8, int32 where more than 256 levels need it, or float32."""
-        x = self.x.astype(np.int32) if self.x.dtype == np.uint16 else self.x
-        return torch.from_numpy(np.ascontiguousarray(x))
+        """x as a torch tensor sharing its memory: uint8, float32, or int16 with the bits of uint16 (see `gather`)."""
+        x = np.ascontiguousarray(self.x)
+        return torch.from_numpy(x.view(np.int16) if x.dtype == np.uint16 else x)
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of what `Split.tensor` returned: uint8, float32, or int32 where more than 256 levels need it."""
+    rows = x.index_select(0, index)
+    return rows.to(torch.int32).bitwise_and_(0xFFFF) if rows.dtype == torch.int16 else rows
 
 
 def note(key: str, **fields: Any) -> Mapping[str, str]:
     """A sentence of the catalogue in every language."""
     return {lang: say(key, lang, **fields) for lang in LANGUAGES}
+
+
+ROWS = 1024
+"""Rows that are read at a time where a whole part may not fit into memory."""
 
 
 def fingerprint(splits: Iterable[Split]) -> str:
@@ -48,7 +63,8 @@ def fingerprint(splits: Iterable[Split]) -> str:
     for split in splits:
         for name, values in (("x", split.x), *sorted(split.labels.items())):
             digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-            digest.update(np.ascontiguousarray(values).tobytes())
+            for start in range(0, len(values), ROWS):
+                digest.update(np.ascontiguousarray(values[start : start + ROWS]).data)
     return digest.hexdigest()
 
 
@@ -86,6 +102,8 @@ class Dataset:
         truth: the exact density where it is known.
         origin, step: level k of discrete data stands for origin + step * k in the source's own units.
         notes: sentences (language -> text) about what was inferred: levels, moved duplicates.
+        columns: names of a table's columns.
+        found: what a scan of files found, JSON-ready (see `report`).
         fingerprint: SHA-256 over splits and labels.
     """
 
@@ -100,4 +118,6 @@ class Dataset:
     origin: float = 0.0
     step: float = 1.0
     notes: tuple[Mapping[str, str], ...] = ()
+    columns: tuple[str, ...] = ()
+    found: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -11,29 +12,34 @@ from quintet.core.errors import DataError
 from quintet.data.arrays import open_arrays, open_file
 from quintet.data.dataset import Dataset
 from quintet.data.digits import open_digits
+from quintet.data.options import TABLE_OPTIONS, DataOptions, read_options
 from quintet.data.toy import TOYS, open_toy
 
 ARRAY_FILES = (".npz", ".npy")
+TEXT_TABLES = (".csv", ".tsv")
 XY = 2
+DATA = "../shared/data"
+"""Where data sets are found by name unless QUINTET_DATA says otherwise."""
 
 
-def open_dataset(data: Any) -> Dataset:
+def open_dataset(data: Any, options: DataOptions | Mapping[str, Any] | Sequence[str] | None = None) -> Dataset:
     """Open data by name, by path or from memory.
 
     Args:
-        data: "digits"; "toy:NAME"; a path to a `.npz` (arrays x, optionally y, x_test, y_test) or `.npy` file; an
-            array; a tuple (x, y); a mapping with "x" and optionally "y", "x_test", "y_test"; or a Dataset, returned
-            as it is.
-    Raises: DataError for what cannot be read or used, saying what and what to do.
+        data: "digits"; "toy:NAME"; the name of a folder in $QUINTET_DATA ("fashion_mnist"); a path to a folder of
+            images, a folder of Parquet files, or a `.parquet`, `.csv`, `.npz` (arrays x, optionally y, x_test, y_test)
+            or `.npy` file; "hf:owner/name"; an array; a tuple (x, y); a mapping with "x" and optionally "y", "x_test",
+            "y_test"; or a Dataset, returned as it is.
+        options: how to read it, as DataOptions, fields, or "size=64" pairs.
+    Raises: DataError for what cannot be read or used, saying what and what to do; UsageError for options that the
+        source does not know.
     """
+    chosen = read_options(options)
+    if isinstance(data, (str, PathLike)):
+        return _open_name(fspath(data), chosen)
+    chosen.only((), "arrays")
     if isinstance(data, Dataset):
         return data
-    if isinstance(data, str) and data == "digits":
-        return open_digits()
-    if isinstance(data, str) and data.startswith("toy:"):
-        return open_toy(data.removeprefix("toy:"))
-    if isinstance(data, (str, PathLike)):
-        return _open_path(fspath(data))
     if isinstance(data, Mapping):
         return open_arrays(data)
     if isinstance(data, tuple) and len(data) == XY:
@@ -43,13 +49,54 @@ def open_dataset(data: Any) -> Dataset:
     raise DataError("data.unsupported_type", type=type(data).__name__)
 
 
-def _open_path(text: str) -> Dataset:
+def _open_name(text: str, options: DataOptions) -> Dataset:
     path = Path(text)
     suffix = path.suffix.lower()
-    if path.is_dir():
-        raise DataError("data.folder", path=path)
-    if suffix in ARRAY_FILES:
-        return open_file(path)
+    if text == "digits" or text.startswith("toy:") or suffix in ARRAY_FILES:
+        options.only((), "arrays" if suffix in ARRAY_FILES else text)
+        if text == "digits":
+            return open_digits()
+        return open_toy(text.removeprefix("toy:")) if text.startswith("toy:") else open_file(path)
+    if text.startswith("hf:"):
+        from quintet.data.hub import download
+
+        return _open_folder(download(text.removeprefix("hf:")), options, text)
+    if not path.exists() and Path(text).name == text:
+        named = Path(os.environ.get("QUINTET_DATA", DATA)) / text
+        if named.is_dir():
+            path = named
+    if path.is_dir() or suffix == ".parquet":
+        return _open_folder(path, options)
+    if suffix in TEXT_TABLES:
+        from quintet.data.tables import open_text_table
+
+        options.only(TABLE_OPTIONS, "table")
+        return open_text_table(path, options)
     if path.exists() or (suffix[1:].isalnum() and ":" not in text):
         raise DataError("data.unsupported_format", path=path, suffix=suffix or "?")
-    raise DataError("data.unknown_source", name=text, toys=", ".join(TOYS))
+    raise DataError("data.unknown_source", name=text, toys=", ".join(TOYS), place=os.environ.get("QUINTET_DATA", DATA))
+
+
+def _open_folder(path: Path, options: DataOptions, name: str = "") -> Dataset:
+    """A folder of images, or Parquet files; pyarrow and Pillow are imported for those only."""
+    from quintet.data.assemble import assemble
+
+    if path.is_dir():
+        from quintet.data.folders import find_images, is_image_folder
+
+        try:
+            plain = is_image_folder(path) and not any(path.glob("*/*.parquet")) and not any(path.glob("*/*/*.parquet"))
+        except OSError as error:
+            raise DataError("data.unreadable", path=path, why=error.strerror or error) from error
+        if plain:
+            return assemble(find_images(path, options), options)
+    from quintet.data.parquet import find_parquet_images, image_column, open_columns, parquet_files
+
+    files = parquet_files(path)
+    schema = open_columns(files)
+    if image_column(schema) is not None:
+        return assemble(find_parquet_images(name or path.stem, path, files, options), options)
+    from quintet.data.tables import open_parquet_table
+
+    options.only(TABLE_OPTIONS, "table")
+    return open_parquet_table(name or path.stem, path, files, options)

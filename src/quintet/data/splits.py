@@ -1,13 +1,13 @@
 """Splits by content: which part an example belongs to depends on its decoded values, never on its place in a file.
 
 Examples are ordered by the SHA-256 of their bytes and cut in that order. Exact copies of one example have one hash and
-stay in one part, so that no test example was seen in training. What it is not: a search for near duplicates.
+stay in one part, so that no test example was seen in training. What it is not: the search for near duplicates (`near`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,18 +75,41 @@ def split(x: NDArray[np.generic], labels: Mapping[str, NDArray[np.int64]], sizes
         sizes: wanted; met exactly unless copies that must stay together do not fit.
     Raises: DataError with fewer than 20 distinct examples.
     """
-    digests = hashes(x)
-    ties = list(zip(*(labels[name].tolist() for name in sorted(labels)), strict=True)) or [()] * len(x)
-    order = sorted(range(len(x)), key=lambda i: (digests[i], ties[i]))
+    return cut(hashes(x), labels, sizes)
+
+
+def cut(
+    digests: Sequence[bytes],
+    labels: Mapping[str, NDArray[np.int64]],
+    sizes: Sizes,
+    near: NDArray[np.int64] | None = None,
+) -> Parts:
+    """Cut examples into parts by their hashes.
+
+    Args:
+        digests: one an example, equal for exact copies.
+        labels, sizes: see `split`.
+        near: (N,) examples with one number are near duplicates, which stay together like copies.
+    Raises: DataError with fewer than 20 groups of distinct examples.
+    """
+    n = len(digests)
+    ties = list(zip(*(labels[name].tolist() for name in sorted(labels)), strict=True)) or [()] * n
+    leads = list(digests)
+    if near is not None:
+        first: dict[int, bytes] = {}
+        for number, digest in zip(near.tolist(), digests, strict=True):
+            first[number] = min(first.get(number, digest), digest)
+        leads = [first[number] for number in near.tolist()]
+    order = sorted(range(n), key=lambda i: (leads[i], digests[i], ties[i]))
     groups: list[list[int]] = []
     for i in order:
-        if groups and digests[groups[-1][0]] == digests[i]:
+        if groups and leads[groups[-1][0]] == leads[i]:
             groups[-1].append(i)
         else:
             groups.append([i])
     if len(groups) < FEWEST:
-        raise DataError("data.few_distinct", count=len(groups), examples=len(x), fewest=FEWEST)
-    copies = len(x) - len(groups)
+        raise DataError("data.few_distinct", count=len(groups), examples=n, fewest=FEWEST)
+    copies = n - len(set(digests))
     wanted = {"test": sizes.test, "judge": sizes.judge, "validation": sizes.validation}
     wanted = {name: size for name, size in wanted.items() if size}
     parts: dict[str, list[int]] = {"test": [], "judge": [], "validation": []}

@@ -97,13 +97,14 @@ def real_kernels(real: NDArray[np.generic], count: int = 5) -> GaussianKernels:
     return GaussianKernels(tuple(float(s) for s in np.geomspace(low, top, count)))
 
 
-def squared_distances(x: Array, y: Array) -> Array:
+def squared_distances(x: Array, y: Array, offset: Array | float | None = None) -> Array:
     """|x_i - y_j|^2, (N, M), by one matrix product.
 
-    Both sides are moved by y's mean, rounded to whole numbers: that keeps cancellation small, and distances between
-    integer pixels stay exact, so that ties are ties.
+    Both sides are moved by `offset`, by default y's mean rounded to whole numbers: that keeps cancellation small, and
+    distances between integer pixels stay exact, so that ties are ties.
     """
-    offset = np.rint(y.mean(axis=0)) if len(y) else 0.0
+    if offset is None:
+        offset = np.rint(y.mean(axis=0)) if len(y) else 0.0
     a, b = x - offset, y - offset
     squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :]
     squared -= 2 * (a @ b.T)

@@ -40,9 +40,14 @@ from quintet.metrics.neighbours import (
     prdc,
 )
 from quintet.metrics.sharpness import sharpness
-from quintet.metrics.sizes import Z95, Array, matrix, too_few, unavailable
+from quintet.metrics.sizes import Z95, Array, Features, matrix, too_few, unavailable
 
 Labels = NDArray[np.int64] | None
+
+RECONSTRUCTED = ("kid", "fd", "sharpness")
+
+MOST_VALUES = 250_000_000
+"""Numbers of the training split held for the search of copies (1 GB); of a larger one evenly spaced items."""
 
 
 class Part(NamedTuple):
@@ -70,9 +75,9 @@ def pca_space(train: NDArray[np.generic], spec: DataSpec) -> PCASpace:
 class Views(NamedTuple):
     """One set of items in the three spaces."""
 
-    judge: Array
-    pca: Array
-    raw: Array
+    judge: Features
+    pca: Features
+    raw: Features
 
 
 class Reference:
@@ -89,6 +94,9 @@ class Reference:
 
     Attributes:
         size: samples in a set of the metrics that depend on their number.
+        shown: the training items that stand for all where a few thousand are enough: the PCA, the floor, memorisation
+            in the judge's space.
+        searched: the training items among which copies are searched: all, up to MOST_VALUES numbers.
     """
 
     def __init__(
@@ -110,13 +118,15 @@ class Reference:
         self.train, self.test = Part(*train), _thin(_ordered(test, Rng(seed, "test")), most)
         self.spare = None if spare is None or not len(spare) else _thin(Part(spare), most).x
         self.pixels = PixelSpace(spec)
-        fit = _thin(self.train, 4 * most).x
-        self.pca = pca_space(fit, spec)
+        self.shown = _thin(self.train, 4 * most)
+        self.pca = pca_space(self.shown.x, spec)
         if spec.kind == "vector":  # see CoordinateSpace: a polynomial sees three moments only
-            self.pixels.kernel = real_kernels(self.pixels.features(fit))
+            self.pixels.kernel = real_kernels(self.pixels.features(self.shown.x))
         self.test_views = self._views(self.test.x)
-        self.train_raw = self.pixels.features(self.train.x)
-        self.train_judge = judge.features(self.train.x)
+        self.searched = _thin(self.train, max(4 * most, MOST_VALUES // spec.dims))
+        self.train_raw = self.pixels.features(self.searched.x)
+        self.held_out = nearest(self.test_views.raw, self.train_raw).distance[:, 0]
+        self.shown_views = self._views(self.shown.x)
         self.size = max(1, min(len(self.test.x), int(0.7 * len(self.train.x))))
         self.sees_classes = judge.task == "labels" if isinstance(judge, Judge) else judge.classes > 0
         if self.sees_classes:
@@ -172,6 +182,23 @@ class Reference:
             **self._memory(views, rng),
         }
 
+    def reconstruction(self, again: NDArray[np.generic]) -> dict[str, Estimate]:
+        """The reconstruction floor: how far from test data training items are after an encoder and a decoder.
+
+        No model of the latents can come nearer. Held against the floor of real items, which are the same items before.
+
+        Args:
+            again: reconstructions of `shown[:size]`, raw.
+        """
+        rng = Rng(self.seed, "reconstruction")
+        views = self._views(again)
+        found = self._distances(views, rng, resamples=10)
+        sharp = sharpness(self._images(again), self._images(self.test.x), rng=rng("sharpness"))
+        rows = {**found, "sharpness": sharp}
+        return {
+            f"{name}_reconstruction": _renamed(rows[name], "reconstructed training items") for name in RECONSTRUCTED
+        }
+
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics that `evaluate` gives for this data."""
@@ -198,13 +225,14 @@ class Reference:
         return kid(self.pca.features(samples), self.pca.features(validation), self.pca.kernel, space=self.pca.name)
 
     def nearest_train(self, samples: NDArray[np.generic], k: int = 1) -> NDArray[np.int64]:
-        """(N, k) rows of the training split nearest to each sample, on raw values."""
+        """(N, k) rows of `searched` nearest to each sample, on raw values."""
         return nearest(self.pixels.features(samples), self.train_raw, k).item
 
     def find_copies(self, samples: NDArray[np.generic]) -> Copies:
         """The copy alarm on raw values, with its p-values, and each sample's nearest training item."""
         raw = self.pixels.features(samples)
-        return find_copies(raw, self.train_raw, self.test_views.raw, rng=Rng(self.seed, "evaluate", "memory"))
+        draw = Rng(self.seed, "evaluate", "memory")
+        return find_copies(raw, self.train_raw, self.test_views.raw, rng=draw, own=self.held_out)
 
     def floor(self, repeats: int = 6) -> dict[str, Estimate]:
         """What real data score: random sets of `size` training items as samples against test.
@@ -213,15 +241,14 @@ class Reference:
         spread is enlarged for sets that overlap). CAS is the classifier trained on real training items, as many as
         samples; memorisation and copies take real items outside train and test as samples.
         """
-        if len(self.train.x) < 2 or self.size < 2:
+        if len(self.shown.x) < 2 or self.size < 2:
             return {name: unavailable(f"not available (n={len(self.train.x)})") for name in self.names}
         runs = []
-        train = Views(self.train_judge, self.pca.features(self.train.x), self.train_raw)
         for r in range(repeats):
             rng = Rng(self.seed, "floor", r)
-            rows = rng("rows").permutation(len(self.train.x))[: self.size]
-            views = Views(*(view[rows] for view in train))
-            x = self.train.x[rows]
+            rows = rng("rows").permutation(len(self.shown.x))[: self.size]
+            views = Views(*(np.asarray(view)[rows] for view in self.shown_views))
+            x = self.shown.x[rows]
             runs.append(
                 {
                     **self._distances(views, rng, resamples=2),
@@ -230,7 +257,9 @@ class Reference:
                     "sharpness": sharpness(self._images(x), self._images(self.test.x), rng=rng("sharpness")),
                 }
             )
-        share = self.size / len(self.train.x)
+        if self.spec.kind == "image":  # what reconstructions are held against: the same items before
+            runs = [{**run, **{f"{name}_reconstruction": run[name] for name in RECONSTRUCTED}} for run in runs]
+        share = self.size / len(self.shown.x)
         result = {name: _over([run[name] for run in runs], share) for name in runs[0]}
         rows = Rng(self.seed, "floor", "cas").permutation(len(self.train.x))
         labels = self.train.labels
@@ -270,7 +299,7 @@ class Reference:
 
     def _distances(self, fake: Views, rng: Rng, resamples: int = 30) -> dict[str, Estimate]:
         real = self.test_views
-        spaces: Sequence[tuple[str, Space, Array, Array]] = (
+        spaces: Sequence[tuple[str, Space, Features, Features]] = (
             ("kid", self.judge, fake.judge, real.judge),
             ("kid_pca", self.pca, fake.pca, real.pca),
             ("kid_pixels", self.pixels, fake.raw, real.raw),
@@ -297,12 +326,12 @@ class Reference:
         found = {
             "memorisation": memorisation(fake.raw, self.train_raw, real.raw, rng=draw, space=self.pixels.name),
             "memorisation_judge": memorisation(
-                fake.judge, self.train_judge, real.judge, rng=draw, space=self.judge.name
+                fake.judge, self.shown_views.judge, real.judge, rng=draw, space=self.judge.name
             ),
         }
         missing = too_few("copies", len(fake.raw), len(self.train_raw), len(real.raw))
         found["copies"] = missing or copies_estimate(
-            find_copies(fake.raw, self.train_raw, real.raw, rng=draw), space=self.pixels.name
+            find_copies(fake.raw, self.train_raw, real.raw, rng=draw, own=self.held_out), space=self.pixels.name
         )
         return found
 
@@ -316,16 +345,16 @@ class Reference:
             return {"modes": why, "modes_kl": why}
         return class_metrics(self.judge.predict(x), self.fair, self.judge.name, rng=rng("modes"))
 
-    def _pairs(self, fake: Array, real: Array, most: int = 2) -> list[tuple[Array, Array]]:
+    def _pairs(self, fake: Features, real: Features, most: int = 2) -> list[tuple[Features, Features]]:
         """Disjoint sets of `size` samples, each with `size` test items; with fewer samples one smaller pair."""
         size = min(self.size, len(fake))
         return [(fake[i * size : (i + 1) * size], real[:size]) for i in range(min(most, len(fake) // size))]
 
-    def _averaged(self, metric: Callable[[Array, Array], Estimate], fake: Array, real: Array) -> Estimate:
+    def _averaged(self, metric: Callable[[Features, Features], Estimate], fake: Features, real: Features) -> Estimate:
         return _mean([metric(a, b) for a, b in self._pairs(fake, real)])
 
 
-def _fd(space: str, rng: Rng, resamples: int) -> Callable[[Array, Array], Estimate]:
+def _fd(space: str, rng: Rng, resamples: int) -> Callable[[Features, Features], Estimate]:
     return lambda a, b: fd(a, b, rng=rng, space=space, resamples=resamples)
 
 
@@ -367,9 +396,9 @@ def _rows(x: NDArray[np.generic]) -> Array:
 
 def _ordered(part: Part, rng: Rng) -> Part:
     """Items in an order that depends on their values alone: sorted, then shuffled by `rng`."""
-    rows = np.asarray(part.x).reshape(len(part.x), -1)
-    keys = rows if part.labels is None else np.column_stack([rows, part.labels])
-    order = np.lexsort(keys.T[::-1])[rng.permutation(len(rows))]
+    labels = np.zeros(len(part.x), np.int64) if part.labels is None else part.labels
+    keys = [(item.tobytes(), int(label)) for item, label in zip(part.x, labels, strict=True)]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)[rng.permutation(len(keys))]
     return Part(part.x[order], None if part.labels is None else part.labels[order])
 
 

@@ -31,13 +31,17 @@ from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
 from quintet.metrics.distances import Kernel, Polynomial, real_kernels
 from quintet.metrics.neighbours import nearest
-from quintet.metrics.sizes import Array, matrix
+from quintet.metrics.sizes import SMALL, Array, Features, matrix, small
 
 EXEMPLARS = 256
 BATCH = 256
 
 COMPONENTS = 64
 """Features at most: what small nets add beyond is noise to a covariance of a few hundred items."""
+
+EXACT = 1000
+"""Up to so many rows or columns all principal components are computed; of larger matrices the leading ones, by random
+projection with a fixed seed (Halko et al. 2011, arXiv:0909.4061)."""
 
 SHIFTS = ((0.0, 0.0), (0.09, 0.0), (-0.09, 0.0), (0.0, 0.09), (0.0, -0.09))
 """Where an image is looked at for its class, in halves of its width and height."""
@@ -52,8 +56,8 @@ class Space(Protocol):
     @property
     def kernel(self) -> Kernel: ...
 
-    def features(self, raw: NDArray[np.generic]) -> Array:
-        """(N, *raw) to (N, d) float64; row i depends on item i alone."""
+    def features(self, raw: NDArray[np.generic]) -> Features:
+        """(N, *raw) to (N, d); row i depends on item i alone."""
         ...
 
     def to_json(self) -> dict[str, Any]: ...
@@ -64,12 +68,18 @@ class PixelSpace:
 
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
-        self.name = "pixels" if spec.kind == "image" else "raw values"
+        self.name = "raw values" if spec.kind != "image" else "pixels"
+        if spec.kind == "image" and max(spec.shape[1:]) > SMALL:
+            self.name = f"pixels, averaged to {SMALL} along the longer side"
         self.kernel: Kernel = Polynomial()
 
-    def features(self, raw: NDArray[np.generic]) -> Array:
-        rows = matrix(raw)
-        return rows if self.spec.levels is None else rows * (2 / (self.spec.levels - 1)) - 1
+    def features(self, raw: NDArray[np.generic]) -> Features:
+        if self.spec.levels is None:
+            return matrix(small(raw))
+        # half of the memory, and equal values stay equal
+        rows = np.asarray(small(raw), np.float32).reshape(len(raw), -1) * np.float32(2 / (self.spec.levels - 1))
+        rows -= 1
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "pixels", "name": self.name}
@@ -79,21 +89,23 @@ class PCASpace:
     """Principal components of the training split, whitened: where choices on validation data are made.
 
     Args:
-        train: (N, ...) raw training items.
+        train: (N, ...) raw training items; of more than MOST evenly spaced ones.
         components: at most; fewer where they reach `share` of the variance.
         share: of the variance to keep.
         kernel: of the space's MMD; None for vectors means Gaussian kernels on training distances.
     """
 
+    MOST = 4000
+
     def __init__(
         self, train: NDArray[np.generic], *, components: int = 32, share: float = 0.99, kernel: Kernel | None = None
     ) -> None:
-        rows = matrix(train)
+        rows = matrix(small(train[:: max(1, -(-len(train) // self.MOST))]))
         self.mean: Array = rows.mean(axis=0)
-        _, singular, axes = np.linalg.svd(rows - self.mean, full_matrices=False)
+        singular, axes, total = _leading_axes(rows - self.mean, components)
         variance = singular**2 / max(len(rows) - 1, 1)
         real = variance > variance[0] * 1e-12 if variance[0] > 0 else np.arange(len(variance)) == 0
-        enough = int(np.searchsorted(np.cumsum(variance) / max(variance.sum(), 1e-300), share)) + 1
+        enough = int(np.searchsorted(np.cumsum(variance) / max(total / max(len(rows) - 1, 1), 1e-300), share)) + 1
         keep = max(1, min(components, enough, int(real.sum())))
         # whitening: without it the first two or three components are all that a distance sees
         self.axes: Array = axes[:keep].T / np.sqrt(np.maximum(variance[:keep], 1e-300))
@@ -101,7 +113,7 @@ class PCASpace:
         self.kernel: Kernel = Polynomial() if kernel is None else kernel
 
     def features(self, raw: NDArray[np.generic]) -> Array:
-        result: Array = (matrix(raw) - self.mean) @ self.axes
+        result: Array = (matrix(small(raw)) - self.mean) @ self.axes
         return result
 
     def to_json(self) -> dict[str, Any]:
@@ -158,14 +170,19 @@ class CoordinateSpace:
 class JudgeNet(nn.Module):
     """A small convolutional classifier; `features` are its penultimate activations.
 
-    Two 3x3 convolutions at full size, then one a halving until at most 4 x 4 pixels are left, a linear layer to
-    `width` features, a linear layer to classes. No normalisation over the batch: an item's features are its own.
+    Two 3x3 convolutions at full size (the first strided where a side is above STEM pixels), then one a halving until at
+    most 4 x 4 pixels are left, a linear layer to `width` features, a linear layer to classes. No normalisation over the
+    batch: an item's features are its own.
     """
+
+    STEM = 40
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
         super().__init__()
         channels, height, wide = shape
-        layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1), nn.SiLU()]
+        stride = -(-max(height, wide) // self.STEM)
+        layers: list[nn.Module] = [nn.Conv2d(channels, 16, 2 * stride + 1, padding=stride, stride=stride), nn.SiLU()]
+        height, wide = -(-height // stride), -(-wide // stride)
         at = 16
         while max(height, wide) > 4 or at == 16:
             layers += [nn.Conv2d(at, min(2 * at, 64), 3, padding=1, stride=2), nn.SiLU()]
@@ -348,6 +365,18 @@ def train_judge(
     found = judge._activations(raw)
     judge.mean, judge.axes = found.mean(axis=0), _leading(found)
     return judge
+
+
+def _leading_axes(centred: Array, components: int) -> tuple[Array, Array, float]:
+    """Singular values, axes and the sum of all squared singular values; of large matrices only the leading ones."""
+    total = float(np.einsum("ij,ij->", centred, centred))
+    if min(centred.shape) <= EXACT:
+        _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    else:
+        from sklearn.utils.extmath import randomized_svd
+
+        _, singular, axes = randomized_svd(centred, components, n_iter=6, random_state=0)
+    return singular, axes, total
 
 
 def _leading(found: Array) -> Array:

@@ -1,6 +1,7 @@
 """What nearest neighbours say: precision, recall, density, coverage, the 1-NN two-sample test, memorisation, copies.
 
-What it is: exact Euclidean neighbours in blocks, in float64; ties count half, so the order of items plays no part.
+What it is: exact Euclidean neighbours, computed in float64 block by block (a large set is never copied whole); ties
+count half, so the order of items plays no part.
 What it is not: approximate search; for a million items use another library.
 
 Sources: Kynkäänniemi et al. 2019, arXiv:1904.06991 (precision, recall); Naeem et al. 2020, arXiv:2002.09797 (density,
@@ -11,6 +12,7 @@ Meehan et al. 2020, arXiv:2004.05675 (comparing distances to training and held-o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ from scipy.stats import hypergeom, norm
 from quintet.core.results import Estimate
 from quintet.core.rng import Rng
 from quintet.metrics.distances import BLOCK, squared_distances
-from quintet.metrics.sizes import Array, normal, pair, proportion, too_few
+from quintet.metrics.sizes import Array, matrix, normal, pair, proportion, too_few
 
 Indices = NDArray[np.int64]
 
@@ -31,6 +33,9 @@ ALARM = 0.01
 """Level of each of the copy alarm's two tests."""
 
 PERMUTATIONS = 200
+
+WIDE = 4096
+"""Columns of a block of distances: with BLOCK rows 32 MB, beside the converted items."""
 
 
 class Neighbours(NamedTuple):
@@ -49,21 +54,37 @@ def nearest(x: NDArray[np.generic], y: NDArray[np.generic], k: int = 1, *, same:
         same: x is y; an item is then not its own neighbour.
     Raises: ValueError if y has fewer than k items to offer.
     """
-    a, b = pair(x, y)
-    if not 1 <= k <= len(b) - same:
-        raise ValueError(f"asked for {k} neighbours among {len(b) - same} items")
-    distance, index = np.empty((len(a), k)), np.empty((len(a), k), np.int64)
-    for i in range(0, len(a), BLOCK):
-        part = squared_distances(a[i : i + BLOCK], b)
+    if not 1 <= k <= len(y) - same:
+        raise ValueError(f"asked for {k} neighbours among {len(y) - same} items")
+    best, item = np.full((len(x), k), np.inf), np.full((len(x), k), -1, np.int64)
+    for i, j, part in distance_blocks(x, y):
+        rows, columns = np.arange(len(part)), np.arange(part.shape[1])
         if same:
-            rows = np.arange(len(part))
-            part[rows, i + rows] = np.inf
-        order = np.argpartition(part, k - 1, axis=1)[:, :k] if k < len(b) else np.tile(np.arange(k), (len(part), 1))
-        found = np.take_along_axis(part, order, axis=1)
-        rank = np.lexsort((order, found), axis=1)
-        index[i : i + BLOCK] = np.take_along_axis(order, rank, axis=1)
-        distance[i : i + BLOCK] = np.sqrt(np.take_along_axis(found, rank, axis=1))
-    return Neighbours(distance, index)
+            inside = (rows + i >= j) & (rows + i < j + part.shape[1])
+            part[rows[inside], rows[inside] + i - j] = np.inf
+        near = np.tile(columns, (len(part), 1))
+        if part.shape[1] > k:
+            near = np.argpartition(part, k - 1, axis=1)[:, :k]
+        here = slice(i, i + len(part))
+        found = np.concatenate([best[here], np.take_along_axis(part, near, axis=1)], axis=1)
+        order = np.concatenate([item[here], near + j], axis=1)
+        rank = np.lexsort((order, found), axis=1)[:, :k]
+        item[here] = np.take_along_axis(order, rank, axis=1)
+        best[here] = np.take_along_axis(found, rank, axis=1)
+    return Neighbours(np.sqrt(best), item)
+
+
+def distance_blocks(x: NDArray[np.generic], y: NDArray[np.generic]) -> Iterator[tuple[int, int, Array]]:
+    """Squared distances of all items of x and y, block by block: (first row, first column, block of the matrix).
+
+    All columns of a block of rows come before the next block of rows.
+    """
+    offset = np.rint(matrix(y[:WIDE]).mean(axis=0)) if len(y) else 0.0
+    for i in range(0, len(x), BLOCK):
+        rows = matrix(x[i : i + BLOCK])
+        for j in range(0, len(y), WIDE):
+            a, b = pair(rows, y[j : j + WIDE])
+            yield i, j, squared_distances(a, b, offset)
 
 
 class Manifolds(NamedTuple):
@@ -145,6 +166,19 @@ class Told(NamedTuple):
     def accuracy(self) -> float:
         return (self.fake + self.real) / 2
 
+    def distinct(self, size: int) -> float:
+        """How well sets of `size` items are told apart: the accuracy, or 0.5 + the mean deviation of the halves from
+        0.5 where one half is certainly above and the other certainly below it (3 standard errors each).
+
+        Noise around real items is nearer to them than to other noise: all of it is taken for real, and so are the real
+        items; the mean of 0 and 1 would call that ideal.
+        """
+        over = [side - 0.5 for side in (self.fake, self.real)]
+        sure = 3 * math.sqrt(0.25 / size)
+        if min(over) < -sure and max(over) > sure:
+            return 0.5 + (abs(over[0]) + abs(over[1])) / 2
+        return self.accuracy
+
 
 def tell_apart(fake: NDArray[np.generic], real: NDArray[np.generic]) -> Told:
     """Tell fake from real by the nearest other item, leave one out; ties count half.
@@ -165,8 +199,7 @@ def c2st(fake: NDArray[np.generic], real: NDArray[np.generic], *, space: str = "
 
     Where there are more samples than real items, the accuracy is the mean over disjoint sets of samples of the real
     set's size, each against all real items; the interval stays that of one such test, sqrt(0.25 / n). The protocol
-    gives the two halves: noisy samples are nearer to real items than to each other, so a half near 1 beside one near 0
-    is far from ideal whatever their mean.
+    gives the two halves, and `Told.distinct` says how they make one number.
     """
     size = min(len(fake), len(real))
     missing = too_few("c2st", size)
@@ -179,7 +212,8 @@ def c2st(fake: NDArray[np.generic], real: NDArray[np.generic], *, space: str = "
         + (f", mean of {len(told)} disjoint sets of samples" if len(told) > 1 else "")
         + f"; samples recognised {on_fake:.3f}, real items {on_real:.3f}; standard error sqrt(0.25/n) with n both sets"
     )
-    return normal((on_fake + on_real) / 2, math.sqrt(0.25 / (2 * size)), 2 * size, protocol, 0.0, 1.0)
+    value = float(np.mean([t.distinct(size) for t in told]))
+    return normal(value, math.sqrt(0.25 / (2 * size)), 2 * size, protocol, 0.0, 1.0)
 
 
 def disjoint(x: NDArray[np.generic], size: int, most: int = 4) -> list[NDArray[np.generic]]:
@@ -219,8 +253,7 @@ def memorisation_index(
         samples, train, held_out: rows; of a training set above four times the held-out's size an evenly spaced part.
         rng: draws the permutations.
     """
-    s, t = pair(samples, train)
-    s, h = pair(s, held_out)
+    s, t, h = samples, train, held_out
     if len(t) < len(h):
         h = h[np.linspace(0, len(h) - 1, len(t)).astype(int)]
     if len(t) > 4 * len(h):
@@ -228,12 +261,13 @@ def memorisation_index(
     size = len(h)
     miss = _miss_table(len(t), size)
     near = nearest(s, h).distance[:, 0] ** 2
-    scores = np.empty(len(s))
-    for i in range(0, len(s), BLOCK):
-        squared, limit = squared_distances(s[i : i + BLOCK], t), near[i : i + BLOCK, None]
+    below, equal = np.zeros(len(s), np.int64), np.zeros(len(s), np.int64)
+    for i, _, squared in distance_blocks(s, t):
+        limit = near[i : i + len(squared), None]
         # the same rounding on both sides, so that a copy in both sets is a tie
-        below, equal = squared < limit * (1 - 1e-12), squared <= limit * (1 + 1e-12)
-        scores[i : i + BLOCK] = 1 - (miss[below.sum(axis=1)] + miss[equal.sum(axis=1)]) / 2
+        below[i : i + len(squared)] += (squared < limit * (1 - 1e-12)).sum(axis=1)
+        equal[i : i + len(squared)] += (squared <= limit * (1 + 1e-12)).sum(axis=1)
+    scores = 1 - (miss[below] + miss[equal]) / 2
     spread = _permuted(s, np.concatenate([t, h]), len(t), miss, rng)
     return Memorisation(float(scores.mean()), float(spread.std()), size)
 
@@ -287,8 +321,11 @@ def find_copies(
     held_out: NDArray[np.generic],
     *,
     rng: Rng,
+    own: Array | None = None,
 ) -> Copies:
     """Whether samples copy training items.
+
+    `own` are the held-out items' distances to their nearest training items where they are known already.
 
     Two tests must both reject at ALARM. First: more samples are closer to a training item than the held-out items'
     1st percentile (their k-th smallest distance) than chance allows; under the null samples and held-out items are
@@ -298,10 +335,10 @@ def find_copies(
     held-out items are need no second test (a model collapsed on one training item). So false alarms stay below twice
     ALARM for honest samples.
     """
-    s, t = pair(samples, train)
-    s, h = pair(s, held_out)
+    s, t, h = (x.reshape(len(x), -1) for x in (samples, train, held_out))
     found = nearest(s, t)
-    distance, own = found.distance[:, 0], np.sort(nearest(h, t).distance[:, 0])
+    distance = found.distance[:, 0]
+    own = np.sort(nearest(h, t).distance[:, 0] if own is None else own)
     k = max(1, math.floor(0.01 * len(h)))  # the threshold is the k-th smallest held-out distance
     threshold = float(own[k - 1])
     # zero is a copy whatever the threshold: duplicates between train and held-out would hide it
@@ -372,7 +409,7 @@ def _miss_table(total: int, size: int) -> Array:
     return np.concatenate([[1.0], np.cumprod(ratio)])
 
 
-def _permuted(samples: Array, pool: Array, trains: int, miss: Array, rng: Rng) -> Array:
+def _permuted(samples: NDArray[np.generic], pool: NDArray[np.generic], trains: int, miss: Array, rng: Rng) -> Array:
     """The index under random namings of `trains` of the pool's items as training ones, (PERMUTATIONS,)."""
     depth = min(len(pool), 64)  # beyond it a held-out item is all but certain to have come
     order = nearest(samples, pool, depth).item

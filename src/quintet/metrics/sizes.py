@@ -6,16 +6,23 @@ A metric that has too few samples is null with its reason, never 0 or NaN.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import adaptive_avg_pool2d
 
 from quintet.core.results import Estimate
 
 Array = NDArray[np.float64]
+Features = NDArray[np.floating[Any]]
 
 Z95 = 1.959963984540054
 """Half-width of a 95 % normal interval in standard errors."""
+
+SMALL = 32
+"""Pixels along the longer side of an image in pixel space."""
 
 NEEDED = {
     "kid": 4, "fd": 10, "c2st": 10, "cas": 20, "precision": 10, "recall": 10, "density": 10, "coverage": 10,
@@ -90,3 +97,23 @@ def pair(x: NDArray[np.generic], y: NDArray[np.generic]) -> tuple[Array, Array]:
     if len(a) and len(b) and a.shape[1] != b.shape[1]:
         raise ValueError(f"two sets of features have one width, got {a.shape[1]} and {b.shape[1]}")
     return a, b
+
+
+def small(x: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Images with a side above SMALL averaged over areas so that their longer side is SMALL; all else as it is.
+
+    Distances between raw values need no more: what is finer is noise to them, and a copy stays a copy. The judge's
+    network and sharpness see images at full size.
+
+    Args:
+        x: (N, C, H, W), or items of another shape.
+    """
+    if x.ndim != 4 or max(x.shape[-2:]) <= SMALL:
+        return x
+    scale = SMALL / max(x.shape[-2:])
+    size = (max(1, round(x.shape[-2] * scale)), max(1, round(x.shape[-1] * scale)))
+    parts = [
+        adaptive_avg_pool2d(torch.from_numpy(np.asarray(x[i : i + 256], np.float32)), size).numpy()
+        for i in range(0, len(x), 256)
+    ]
+    return np.concatenate(parts)

@@ -39,6 +39,29 @@ def pyramid(size: tuple[int, int], smallest: int) -> tuple[tuple[int, int], ...]
     return tuple(sizes)
 
 
+def to_patches(x: Tensor, side: int) -> Tensor:
+    """x (B, C, H, W) -> (B, C side^2, ceil(H / side), ceil(W / side)), each square as channels; edges padded with 0."""
+    if side == 1:
+        return x
+    height, width = x.shape[2:]
+    return F.pixel_unshuffle(F.pad(x, (0, -width % side, 0, -height % side)), side)
+
+
+def flat_patches(conv: nn.Conv2d, side: int) -> nn.Conv2d:
+    """Make all pixels of a square start equal, so that the first pictures have no chequered pattern to unlearn.
+
+    Source: Aitken et al. 2017 (ICNR), arXiv:1707.02937.
+    """
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[:: side**2].repeat_interleave(side**2, dim=0))
+    return conv
+
+
+def from_patches(x: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+    """The inverse of `to_patches`, cut to `size` (H, W)."""
+    return x if side == 1 else F.pixel_shuffle(x, side)[:, :, : size[0], : size[1]]
+
+
 class Context(nn.Module):
     """Conditions and time to one vector (B, CONTEXT), or None where the network has neither."""
 
@@ -117,13 +140,14 @@ class ConvEncoder(nn.Module):
         channels: Sequence[int],
         blocks: int,
         smallest: int,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        self.outputs = outputs
-        sizes = pyramid((inputs[1], inputs[2]), smallest)
+        self.outputs, self.patch = outputs, patch
+        sizes = pyramid((-(-inputs[1] // patch), -(-inputs[2] // patch)), smallest)
         widths = _widths(channels, len(sizes))
         self.context = Context(conditions, time)
-        self.enter = edge(_conv(inputs[0], widths[0], 3))
+        self.enter = edge(_conv(inputs[0] * patch**2, widths[0], 3))
         self.stages = nn.ModuleList(
             nn.ModuleList(ConvBlock(width, self.context.width, blocks * len(sizes)) for _ in range(blocks))
             for width in widths
@@ -134,7 +158,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> (B, *outputs)."""
         context = self.context(cond, t, x)
-        h = self.enter(x.contiguous(memory_format=torch.channels_last))
+        h = self.enter(to_patches(x, self.patch).contiguous(memory_format=torch.channels_last))
         for i, stage in enumerate(self.stages):
             if i:
                 h = F.avg_pool2d(self.widen[i - 1](h), 2, ceil_mode=True, count_include_pad=False)
@@ -157,9 +181,11 @@ class ConvDecoder(nn.Module):
         channels: Sequence[int],
         blocks: int,
         smallest: int,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        self.sizes = pyramid((outputs[1], outputs[2]), smallest)[::-1]
+        self.size, self.patch = (outputs[1], outputs[2]), patch
+        self.sizes = pyramid((-(-outputs[1] // patch), -(-outputs[2] // patch)), smallest)[::-1]
         widths = _widths(channels, len(self.sizes))[::-1]
         self.context = Context(conditions, time)
         self.first = (widths[0], *self.sizes[0])
@@ -169,7 +195,7 @@ class ConvDecoder(nn.Module):
             for width in widths
         )
         self.narrow = nn.ModuleList(_conv(a, b, 1) for a, b in pairwise(widths))
-        self.leave = edge(_conv(widths[-1], outputs[0], 3))
+        self.leave = edge(flat_patches(_conv(widths[-1], outputs[0] * patch**2, 3), patch))
 
     def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
         """x (B, *inputs) -> (B, C, H, W)."""
@@ -181,8 +207,7 @@ class ConvDecoder(nn.Module):
                 h = F.interpolate(self.narrow[i - 1](h), size=self.sizes[i], mode="bilinear", align_corners=False)
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h, context)
-        out: Tensor = self.leave(F.leaky_relu(h, SLOPE))
-        return out
+        return from_patches(self.leave(F.leaky_relu(h, SLOPE)), self.patch, self.size)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -193,12 +218,14 @@ class ConvConfig(NetworkConfig):
         channels: at the largest size, the next one, ...; the last repeats.
         blocks: per size.
         smallest: side at which the pyramid ends.
+        patch: side of the squares of pixels that enter and leave as channels; 2 saves the largest size of the pyramid.
     """
 
     kind = "conv"
     channels: tuple[int, ...] = Field(default=(32, 64, 128), min_length=1)
     blocks: int = Field(default=1, ge=1)
     smallest: int = Field(default=4, ge=1)
+    patch: int = Field(default=1, ge=1)
 
     def build(
         self,
@@ -224,6 +251,7 @@ class ConvConfig(NetworkConfig):
             channels=self.channels,
             blocks=self.blocks,
             smallest=self.smallest,
+            patch=self.patch,
         )
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -1,10 +1,15 @@
-"""gpt: a causal Transformer over pixel levels, quantised columns or tokens, with exact likelihood.
+"""gpt: a causal network over pixel levels, quantised columns or tokens, value by value, with exact likelihood.
 
     quintet train gpt digits --budget 60s
+    quintet train gpt ../shared/data/fashion_mnist --budget 3m
 
-Each value sees all earlier ones by attention and its nearest earlier neighbours as plain numbers. Digits over-fit in a
-minute, so levels are numbers only (no embedding of their own) and dropout is high. Columns are cut into bins of equal
-width: bins of equal count over-fit the toy densities and spread the edge of a cluster over the gap beside it.
+Up to 128 pixels, and for columns and tokens, it is a Transformer: each value sees all earlier ones by attention and its
+nearest earlier neighbours as plain numbers. Digits over-fit in a minute, so levels are numbers only (no embedding of
+their own) and dropout is high. Columns are cut into bins of equal width: bins of equal count over-fit the toy densities
+and spread the edge of a cluster over the gap beside it.
+
+Larger images are read pixel by pixel through windows: the Transformer's blocks with a causal convolution in place of
+attention, so that cost grows with the number of pixels and not with its square.
 
 Measured figures: docs/families/autoregressive.md.
 """
@@ -18,23 +23,54 @@ from quintet.core.spec import DataSpec
 from quintet.data.codecs import BinsCodecConfig, LevelCodecConfig
 from quintet.families.autoregressive.model import AutoregressiveConfig
 from quintet.families.autoregressive.outputs import Categorical
+from quintet.nets.local import LocalConfig
 from quintet.nets.transformer import TransformerConfig
 
 MOST_VALUES = 1024
+"""With attention to all of them."""
+
+MOST_IMAGE_VALUES = 64 * 64 * 4
+"""Drawn one after another: some minutes for a few hundred images."""
+
+MOST_PIXELS = 128
+"""Of an image that is read with attention to all values."""
 
 
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """One stage, small for columns of a table and wider for images and tokens."""
     if spec.levels is None:
         return (_columns(),)
-    return (_levels(spec),)
+    return (_pixels(spec) if _large(spec) else _levels(spec),)
 
 
 def unfit(spec: DataSpec) -> str | None:
     """Why this recipe cannot model such data, in the user's language."""
-    if spec.dims > MOST_VALUES:
-        return say("autoregressive.too_long", values=spec.dims, most=MOST_VALUES)
+    most = MOST_IMAGE_VALUES if _large(spec) else MOST_VALUES
+    if spec.dims > most:
+        return say("autoregressive.too_long", values=spec.dims, most=most)
     return None
+
+
+def _large(spec: DataSpec) -> bool:
+    return spec.kind == "image" and spec.levels is not None and spec.shape[1] * spec.shape[2] > MOST_PIXELS
+
+
+def _pixels(spec: DataSpec) -> Stage:
+    return _stage(
+        LevelCodecConfig(),
+        AutoregressiveConfig(
+            network=LocalConfig(),
+            output=Categorical(cap=None),
+            order="pixels",
+            grid=spec.shape,
+        ),
+        TrainConfig(
+            batch=max(4, min(64, 8192 // spec.dims)),
+            optimizers={"model": OPTIMIZER},
+            decay=0.6,
+            ema=(0.05, 0.10) if spec.dims <= MOST_VALUES else (0.10,),  # one width: nothing is drawn to choose
+        ),
+    )
 
 
 def _levels(spec: DataSpec) -> Stage:
@@ -80,8 +116,8 @@ RECIPE = Recipe(
     family="autoregressive",
     stages=stages,
     summary={
-        "en": "causal Transformer, value by value: exact likelihood, slow to draw",
-        "zh": "因果 Transformer，逐个数值生成：似然精确，采样较慢",
+        "en": "causal Transformer (large images: causal convolutions), value by value: exact likelihood, slow to draw",
+        "zh": "因果 Transformer（大图用因果卷积），逐个数值生成：似然精确，采样较慢",
     },
     unfit=unfit,
 )

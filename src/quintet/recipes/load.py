@@ -22,7 +22,7 @@ from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.recipes.registry import KINDS
 from quintet.tasks.generate import generate
-from quintet.train.run import restore
+from quintet.train.run import restore, restore_best
 
 CONFIG, TRAINING, RESULT, PLAN, LOG = "config.json", "training.json", "result.json", "plan.json", "log.jsonl"
 
@@ -103,6 +103,8 @@ class Trained:
             return None
         current = self.model.sampling
         fields = {f.name: getattr(current, f.name) for f in dataclasses.fields(current)}
+        if isinstance(current, config.Selective):
+            fields = current.carried(choices)
         return config.make(type(current), {**fields, **choices}, "sampling")
 
 
@@ -142,6 +144,8 @@ def load(folder: str | Path, device: str = "cpu") -> Trained:
     model = stage.model.build(codec.spec)
     try:
         restore(stage_folder(folder, index, stage), model, {"codec": codec}, choice.get("average"))
+        if choice.get("best") is not None:
+            restore_best(stage_folder(folder, index, stage), model)
     except FileNotFoundError as error:
         raise UsageError("load.no_checkpoint", path=folder) from error
     model.to(torch.device(device))

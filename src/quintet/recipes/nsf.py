@@ -23,7 +23,7 @@ from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic
 from quintet.families.flow.transforms import (
     LULinearConfig,
     ProbitConfig,
-    SplineCouplingConfig,
+    CouplingConfig,
     SweepConfig,
     TransformConfig,
 )
@@ -52,7 +52,7 @@ def unfit(spec: DataSpec) -> str | None:
 
 def _pixels(spec: DataSpec, levels: int, budget: Budget) -> Stage:
     sweep = SweepConfig(
-        spline=PiecewiseLinear(bins=min(levels, MOST_BINS), floor=0.003),
+        bijection=PiecewiseLinear(bins=min(levels, MOST_BINS), floor=0.003),
         network=MLPConfig(width=128, depth=2, zero_output=True),
         groups=min(16, spec.dims),
     )
@@ -75,8 +75,8 @@ def _steps(budget: Budget) -> float:
 
 
 def _columns(spec: DataSpec) -> Stage:
-    coupling = SplineCouplingConfig(
-        spline=RationalQuadratic(bins=32 if spec.dims <= 8 else 12, bound=4.0),
+    coupling = CouplingConfig(
+        bijection=RationalQuadratic(bins=32 if spec.dims <= 8 else 12, bound=4.0),
         network=MLPConfig(width=128, depth=2, zero_output=True),
     )
     transforms: tuple[TransformConfig, ...] = (LULinearConfig(), coupling) * 4

@@ -10,33 +10,66 @@ from quintet.core.errors import UsageError
 from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
 from quintet.core.spec import DataSpec
 from quintet.data import codecs
+from quintet.families import latent
 from quintet.families.autoregressive import model as autoregressive
 from quintet.families.autoregressive import orders, outputs
+from quintet.families.diffusion import densities, paths, targets, weighting
 from quintet.families.diffusion import model as diffusion
-from quintet.families.diffusion import paths, targets, weighting
+from quintet.families.diffusion import sampling as diffusion_sampling
+from quintet.families.flow import bijections, images, splines, transforms
 from quintet.families.flow import model as flow
-from quintet.families.flow import splines, transforms
 from quintet.families.gan import losses
 from quintet.families.gan import model as gan
-from quintet.families.vae import likelihoods, priors
+from quintet.families.vae import autoencoder, likelihoods, priors, quantize
+from quintet.families.vae import ladder as ladder_family
 from quintet.families.vae import model as vae
-from quintet.nets import conv, mixer, mlp, transformer
-from quintet.recipes import flow_matching, gpt, nsf
+from quintet.nets import causal, conv, dit, ladder, local, lstm, made, mixer, mlp, plain, strided, transformer, unet
+from quintet.recipes import (
+    beta_vae,
+    dcgan,
+    ddpm,
+    edm,
+    flow_matching,
+    fsq,
+    glow,
+    gpt,
+    kl_ae,
+    ladder_vae,
+    latent_diffusion,
+    nsf,
+    tarflow,
+    vdm,
+)
+from quintet.recipes import dit as dit_recipe
 from quintet.recipes import gan as gan_recipe
+from quintet.recipes import lstm as lstm_recipe
 from quintet.recipes import vae as vae_recipe
 
 RECIPES: dict[str, Recipe] = {
     "gan": gan_recipe.RECIPE,
+    "dcgan": dcgan.RECIPE,
     "vae": vae_recipe.RECIPE,
+    "ladder-vae": ladder_vae.RECIPE,
+    "beta-vae": beta_vae.RECIPE,
+    "kl-ae": kl_ae.RECIPE,
+    "fsq": fsq.RECIPE,
     "nsf": nsf.RECIPE,
+    "tarflow": tarflow.RECIPE,
+    "glow": glow.RECIPE,
     "flow-matching": flow_matching.RECIPE,
+    "dit": dit_recipe.RECIPE,
+    "ddpm": ddpm.RECIPE,
+    "edm": edm.RECIPE,
+    "vdm": vdm.RECIPE,
+    "latent-diffusion": latent_diffusion.RECIPE,
     "gpt": gpt.RECIPE,
+    "lstm": lstm_recipe.RECIPE,
 }
 
 PREFERRED: tuple[tuple[str, ...], ...] = (
     ("gan",),
     ("vae",),
-    ("nsf",),
+    ("nsf", "tarflow"),
     ("flow-matching",),
     ("gpt",),
 )
@@ -61,9 +94,9 @@ def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:
 
 KINDS: dict[str, type[Config]] = _kinds(
     (
-        codecs, conv, mixer, mlp, transformer,
-        gan, losses, vae, likelihoods, priors, flow, splines, transforms,
-        diffusion, paths, targets, weighting, autoregressive, orders, outputs,
+        codecs, causal, conv, dit, ladder, local, lstm, made, mixer, mlp, plain, strided, transformer, unet,
+        gan, losses, vae, autoencoder, quantize, latent, ladder_family, likelihoods, priors, flow, bijections, images, splines, transforms,
+        diffusion, diffusion_sampling, densities, paths, targets, weighting, autoregressive, orders, outputs,
     )
 )  # fmt: skip
 

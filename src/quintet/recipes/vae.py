@@ -1,32 +1,52 @@
-"""vae: a variational autoencoder with a learned mixture prior, for images, whole numbers and real vectors.
+"""vae: a variational autoencoder with a learned prior, for images, whole numbers and real vectors.
 
     quintet train vae digits --budget 60s
 
 Levels get a discretised logistic each, whose probability is a mass: no dequantisation, no edge left out. Real columns
-get a Gaussian with one learned sigma (Rybkin et al. 2021, arXiv:2006.13202). Encoder and decoder are small residual
-perceptrons: with about a thousand examples everything larger learns them by heart. Measured figures:
-docs/families/vae.md.
+get a Gaussian with one learned sigma (Rybkin et al. 2021, arXiv:2006.13202). Small images and vectors have one latent
+vector under a mixture prior, and small residual perceptrons: with about a thousand examples everything larger learns
+them by heart. Larger images have a vector and below it one coarse grid of latents, whose prior the vector makes: the
+first two groups of `ladder-vae`. Measured figures: docs/families/vae.md.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from quintet.core.budget import Budget
 from quintet.core.messages import say
 from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
 from quintet.core.spec import DataSpec
 from quintet.data.codecs import LevelCodecConfig, StandardizeCodecConfig
+from quintet.families.vae.ladder import LadderVAEConfig
 from quintet.families.vae.likelihoods import DiscretisedLogisticConfig, GaussianConfig
-from quintet.families.vae.model import VAEConfig
+from quintet.families.vae.model import VAEConfig, VaeSampling
 from quintet.families.vae.priors import MixtureConfig
+from quintet.nets.conv import ConvConfig
+from quintet.nets.ladder import LadderConfig
 from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
+from quintet.recipes import ladder_vae
 
 SMALL = 256
 """Values an example, up to which the networks are those measured on 8x8 images."""
 
 
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
-    """One stage: levels as they are, or standardised columns."""
-    return (_columns(spec),) if spec.levels is None else (_levels(spec),)
+    """One stage: images in two groups of latents, or what `flat` gives."""
+    if spec.kind != "image" or spec.dims <= SMALL:
+        return (flat(spec),)
+    (stage,) = ladder_vae.stages(spec, budget)
+    assert isinstance(stage.model, LadderVAEConfig)
+    assert isinstance(stage.model.network, LadderConfig)
+    network = replace(stage.model.network, rungs=(0, 1))
+    return (replace(stage, model=replace(stage.model, network=network)),)
+
+
+def flat(spec: DataSpec) -> Stage:
+    """With one latent vector, for any data: levels as they are, or standardised columns."""
+    if spec.levels is None:
+        return _columns(spec)
+    return _image(spec) if spec.kind == "image" and spec.dims > SMALL else _levels(spec)
 
 
 def unfit(spec: DataSpec) -> str | None:
@@ -55,6 +75,25 @@ def _levels(spec: DataSpec) -> Stage:
             batch=128,
             optimizers={"model": OptimizerConfig(lr=4e-3, weight_decay=0.2)},
         ),
+    )
+
+
+def _image(spec: DataSpec) -> Stage:
+    network = ConvConfig(channels=(32, 64, 96), smallest=4, patch=ladder_vae.patch(spec))
+    return Stage(
+        name="model",
+        codec=LevelCodecConfig(flat=False),
+        model=VAEConfig(
+            encoder=network,
+            decoder=network,
+            width=48,
+            prior=MixtureConfig(components=100),
+            likelihood=DiscretisedLogisticConfig(),
+            kl_warmup=0.2,
+            bound_samples=16,
+            sampling=VaeSampling(noise=0.0),
+        ),
+        train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=2e-3)}),
     )
 
 

@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-STABILITY = ("skipped", "diverged", "collapsed", "rollback")
+STABILITY = (
+    "skipped", "diverged", "collapsed", "rollback", "memory", "hopeless", "best_kept", "mode_collapse",
+    "duplicates", "discriminator_overfit", "discriminator_won", "posterior_collapse", "not_invertible",
+    "log_det_not_finite", "above_uniform",
+)  # fmt: skip
 """Events that tell of stability; others (the end of the plan, a resume) are no trouble."""
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -401,12 +401,18 @@ class _Page:
         return self._columns(table.DIVERSITY)
 
     @property
+    def reconstruction_columns(self) -> list[table.Column]:
+        return self._columns(table.RECONSTRUCTION)
+
+    @property
     def cost_columns(self) -> list[table.Column]:
         return self._columns(table.COSTS)
 
     @property
     def more_columns(self) -> list[table.Column]:
-        return self._columns(sorted(set(self.forms) - {*table.QUALITY, *table.DIVERSITY, *table.COSTS}))
+        return self._columns(
+            sorted(set(self.forms) - {*table.QUALITY, *table.DIVERSITY, *table.RECONSTRUCTION, *table.COSTS})
+        )
 
     def _columns(self, keys: Sequence[str]) -> list[table.Column]:
         """Those of the columns which some recipe has a value for."""
@@ -435,6 +441,8 @@ class _Page:
                 name, note = say(f"baseline.{b.name}"), say(f"baseline.{b.name}_note")
                 found.append(Row("baseline", name, note, "baseline", cells))
         for recipe in self.compare.recipes:
+            if keys <= set(table.RECONSTRUCTION) and not any(table.estimate(recipe, key) for key in keys):
+                continue  # nothing is encoded
             cells = tuple(self._recipe_cell(c, recipe, marked.get(c.key)) for c in columns)
             note, state = known("family", recipe.family), self.state(recipe)
             found.append(

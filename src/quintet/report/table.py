@@ -17,6 +17,7 @@ from quintet.core.results import BETTER, Baseline, Compare, Estimate, RecipeResu
 
 QUALITY = ("kid", "fd", "c2st", "cas", "precision", "density", "sharpness")
 DIVERSITY = ("recall", "coverage", "modes", "memorisation", "bits_per_dim")
+RECONSTRUCTION = ("kid_reconstruction", "fd_reconstruction", "sharpness_reconstruction")
 COSTS = ("sampling", "sequential", "training", "steps", "flops", "params", "memory")
 Better = Literal["low", "high"] | float | None
 

@@ -43,8 +43,8 @@ def euler(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     Returns: (B, *E), state at times[-1].
     Raises: ValueError if fewer than two times are given.
     """
-    for t, h in _steps(x, times):
-        x = x + h * velocity(x, t)
+    for t, _, h in _steps(x, times):
+        x = torch.add(x, velocity(x, t), alpha=h)
     return x
 
 
@@ -53,21 +53,22 @@ def heun(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
 
     Source: Karras et al. 2022, Algorithm 1 without its Euler last step, arXiv:2206.00364.
     """
-    for t, h in _steps(x, times):
+    for t, after, h in _steps(x, times):
         k1 = velocity(x, t)
-        k2 = velocity(x + h * k1, t + h)
-        x = x + (h / 2) * (k1 + k2)
+        k2 = velocity(torch.add(x, k1, alpha=h), after)
+        x = torch.add(x, k1 + k2, alpha=h / 2)
     return x
 
 
 def rk4(velocity: Velocity, x: Tensor, times: Tensor) -> Tensor:
     """Integrate with the classical fourth-order Runge-Kutta method; as `euler`, with four evaluations per interval."""
-    for t, h in _steps(x, times):
+    for t, after, h in _steps(x, times):
+        middle = (t + after) / 2
         k1 = velocity(x, t)
-        k2 = velocity(x + (h / 2) * k1, t + h / 2)
-        k3 = velocity(x + (h / 2) * k2, t + h / 2)
-        k4 = velocity(x + h * k3, t + h)
-        x = x + (h / 6) * (k1 + 2 * k2 + 2 * k3 + k4)
+        k2 = velocity(torch.add(x, k1, alpha=h / 2), middle)
+        k3 = velocity(torch.add(x, k2, alpha=h / 2), middle)
+        k4 = velocity(torch.add(x, k3, alpha=h), after)
+        x = torch.add(x, k1 + k4 + 2 * (k2 + k3), alpha=h / 6)
     return x
 
 
@@ -188,15 +189,15 @@ def solve(velocity: Velocity, x: Tensor, times: Tensor, solver: Solver, *, toler
     return FIXED[solver][0](velocity, x, times)
 
 
-def _steps(x: Tensor, times: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(t (B,), step length scalar) of each interval."""
+def _steps(x: Tensor, times: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+    """Of each interval, its first and last time, (B,) each, and its length."""
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"times must be one axis of at least two, got shape {tuple(times.shape)}")
-    times = times.to(device=x.device, dtype=x.dtype)
-    gaps = times.diff()
+    gaps = times.double().diff()
     if not bool((gaps > 0).all() or (gaps < 0).all()):
         raise ValueError("times must be strictly monotone")
-    return [(t.expand(len(x)), h) for t, h in zip(times[:-1], gaps, strict=True)]
+    rows = times.to(device=x.device, dtype=x.dtype)[:, None].expand(-1, len(x)).unbind(0)
+    return list(zip(rows[:-1], rows[1:], gaps.tolist(), strict=True))
 
 
 def _first_step(

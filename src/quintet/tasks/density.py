@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from quintet.core.codec import Codec
+from quintet.core.memory import halving
 from quintet.core.model import HasLogProb
 from quintet.core.rng import CHUNK, Rng
 
@@ -35,6 +36,7 @@ def nats(
         x: (N, *raw.shape).
         labels: condition name -> (N,).
         rng: for dequantisation, bounds and trace estimates; row i serves example i.
+        batch: examples at once; halved as often as memory does not suffice.
         limit_s: stop after the batch in which this many seconds have passed.
     Returns: (m,) nats of the first m <= N examples.
     """
@@ -43,14 +45,19 @@ def nats(
     device = next(model.parameters()).device
     values: list[NDArray[np.float64]] = []
     begin = time.perf_counter()
-    for start in range(0, len(x), batch):
-        if limit_s is not None and start and time.perf_counter() - begin > limit_s:
-            break
-        part = slice(start, start + batch)
-        here = rng.at(start).on(device)
-        cond = {name: torch.from_numpy(value[part]).to(device) for name, value in labels.items()}
-        with torch.no_grad():
-            encoded = codec.encode(torch.from_numpy(x[part]).to(device), here("encode"))
-            value = model.log_prob(encoded, cond, rng=here("log_prob")) + codec.log_det(encoded)
-        values.append(value.double().cpu().numpy())
+    done = 0
+    while done < len(x) and (limit_s is None or not done or time.perf_counter() - begin <= limit_s):
+
+        def measure(size: int, start: int = done) -> NDArray[np.float64]:
+            part = slice(start, start + size)
+            here = rng.at(start).on(device)
+            cond = {name: torch.from_numpy(value[part]).to(device) for name, value in labels.items()}
+            with torch.no_grad():
+                encoded = codec.encode(torch.from_numpy(x[part]).to(device), here("encode"))
+                value = model.log_prob(encoded, cond, rng=here("log_prob")) + codec.log_det(encoded)
+            return value.double().cpu().numpy()
+
+        part, batch = halving(measure, batch)
+        values.append(part)
+        done += len(part)
     return np.concatenate(values)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from quintet.core.codec import Codec
 from quintet.core.ledger import Stopwatch
+from quintet.core.memory import halving
 from quintet.core.model import Model
 from quintet.core.rng import CHUNK, Rng
 
@@ -60,7 +61,7 @@ def generate(
         labels: conditions of each item, each (n,); absent means unconditional.
         rng: item i's stream is its row i, whatever the batch.
         sampling: overrides the model's own choices.
-        batch: items at once, a multiple of 64 keeps the draws cheap.
+        batch: items at once, a multiple of 64 keeps the draws cheap; halved as often as memory does not suffice.
         limit_s: stop after the batch in which this many seconds have passed; fewer than n items then come back.
     """
     labels = labels or {}
@@ -70,12 +71,17 @@ def generate(
     done, begin = 0, time.perf_counter()
     with torch.inference_mode(), Stopwatch() as watch:
         while done < n and (limit_s is None or not done or time.perf_counter() - begin < limit_s):
-            size = min(batch, n - done)
-            cond = {name: torch.from_numpy(value[done : done + size]).to(device) for name, value in labels.items()}
-            here = rng.at(done).on(device)
-            x = model.sample(size, cond, rng=here("sample"), sampling=sampling)
-            parts.append(to_raw(codec, x, here("decode")))
-            done += size
+
+            def draw(most: int, start: int = done) -> NDArray[Any]:
+                size = min(most, n - start)
+                rows = slice(start, start + size)
+                cond = {name: torch.from_numpy(value[rows]).to(device) for name, value in labels.items()}
+                here = rng.at(start).on(device)
+                return to_raw(codec, model.sample(size, cond, rng=here("sample"), sampling=sampling), here("decode"))
+
+            part, batch = halving(draw, batch)
+            parts.append(part)
+            done += len(part)
     return Generated(np.concatenate(parts), {k: v[:done] for k, v in labels.items()}, watch.wall)
 
 

@@ -1,11 +1,16 @@
 """The one training loop, for every family: it knows turns, players and a plan, and no model.
 
 It is a generator. What happens between steps (log, previews, checkpoints, a new plan) is the caller's business.
+
+Where memory does not hold a batch it is taken through the model in micro-batches of its rows. Their gradients, each
+weighted by its share of the rows, add up to those of the whole batch: noise is drawn by the batch's rows, and losses
+are means over rows. What a model computes once a step for all players is then computed for each player and part again.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +21,10 @@ import torch.distributed as dist
 from torch import nn
 
 from quintet.core.batch import Batch
+from quintet.core.errors import ResourceError
+from quintet.core.memory import out_of_memory, release
 from quintet.core.model import Loss, Model, Player, Turn
+from quintet.core.numerics import Precision, autocast
 from quintet.core.plan import Plan
 from quintet.core.recipe import TrainConfig
 from quintet.core.rng import Rng, layer_noise
@@ -64,6 +72,19 @@ class TrainState:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why a player's update was left out.
+
+    Attributes:
+        parameter: whose gradient was the largest, where all that is not finite counts as larger than anything.
+        rows: of the training split, in the step's batch.
+    """
+
+    parameter: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Step:
     """One finished step.
 
@@ -71,13 +92,13 @@ class Step:
         step: its number.
         losses: of the players that took a turn, tensors still on their device.
         grad_norms: before clipping, by player.
-        skipped: players whose update was left out because a gradient was not finite.
+        skipped: players whose update was left out because a gradient was not finite, and why.
     """
 
     step: int
     losses: Mapping[str, Loss]
     grad_norms: Mapping[str, float]
-    skipped: tuple[str, ...]
+    skipped: Mapping[str, Cause]
 
 
 def frozen_parameters(model: Model[Any]) -> dict[str, nn.Parameter]:
@@ -104,42 +125,106 @@ def steps(model: Model[Any], batches: BatchSource, state: TrainState, config: Tr
     Args:
         model: in training mode afterwards.
         batches: the step's batch for this process.
-        state: changed in place; the caller may replace `state.plan` at a yield.
+        state: changed in place; the caller may replace `state.plan` at a yield, or set back all of it. Where memory
+            runs out the loop itself replaces the plan by one with smaller micro-batches.
         config: warm-up and players' optimisers.
         seed: of all training noise.
+    Raises: ResourceError where a single row does not fit into memory.
     """
     players = tuple(model.players())
     opponents = {player.name: _opponents(player, players) for player in players}
     device = next(model.parameters()).device
+    shares = type(model).shared is not Model.shared
     while not state.plan.over(state.step):
         step, plan = state.step, state.plan
         model.train()
         progress, scale = plan.progress(step), plan.lr_scale(step, config.warmup)
-        rng = Rng(seed, "train", step, first=batches.first, device=device)
-        turn = Turn(step, progress, batches[step], rng)
+        turn = Turn(step, progress, batches[step], Rng(seed, "train", step, first=batches.first, device=device))
+        layers = Rng(seed, "layers", step, device=device)
         losses: dict[str, Loss] = {}
         norms: dict[str, float] = {}
-        skipped: list[str] = []
-        with layer_noise(Rng(seed, "layers", step, batches.first, device=device)):
-            turn = replace(turn, shared=model.shared(turn))
-            for player in players:
-                if step % player.every:
-                    continue
-                with frozen(opponents[player.name]):
-                    loss = player.loss(turn)
-                    loss.total.backward()
-                losses[player.name] = loss
-                optimizer = state.optimizers[player.name]
-                reduce_gradients(optimizer.params)
-                norm = optimizer.step_and_clear(scale, progress)
-                norms[player.name] = norm
-                if not math.isfinite(norm):
-                    skipped.append(player.name)
+        skipped: dict[str, Cause] = {}
+        for player in players:
+            if step % player.every:
+                continue
+            optimizer = state.optimizers[player.name]
+            while True:
+                micro = state.plan.micro(step) or len(turn.batch)
+                try:
+                    if shares and micro >= len(turn.batch) and turn.shared is None:  # once a step, by the first player
+                        turn = _with_shared(model, turn, plan.precision, layers)
+                    with frozen(opponents[player.name]):
+                        losses[player.name] = _backward(model, player, turn, micro, plan.precision, layers)
+                    break
+                except Exception as error:  # its traceback holds the tensors, so the next try is outside
+                    if not out_of_memory(error):
+                        raise
+                turn = replace(turn, shared=None)
+                optimizer.clear()
+                release()
+                if micro == 1:
+                    raise ResourceError("train.memory", needed=f"{_state_bytes(state) / 1e6:,.0f} MB")
+                state.plan = state.plan.with_micro(step, -(-micro // 2))
+            reduce_gradients(optimizer.params)
+            norm = optimizer.step_and_clear(scale, progress, plan.precision)
+            norms[player.name] = norm
+            if not math.isfinite(norm):
+                skipped[player.name] = _cause(player, turn.batch)
+                optimizer.clear()
         model.after_step(losses)
         if not skipped:
             state.ema.update()
         state.step += 1
-        yield Step(step, losses, norms, tuple(skipped))
+        yield Step(step, losses, norms, skipped)
+
+
+def _with_shared(model: Model[Any], turn: Turn, precision: Precision, layers: Rng) -> Turn:
+    with layer_noise(layers("shared", turn.rng.first)), autocast(turn.rng.device, precision):
+        return replace(turn, shared=model.shared(turn))
+
+
+def _backward(model: Model[Any], player: Player, turn: Turn, micro: int, precision: Precision, layers: Rng) -> Loss:
+    """Add the gradients of a player's loss, whole or in parts of `micro` rows; the loss is the mean over rows."""
+    rows = len(turn.batch)
+    total: Any = 0.0
+    parts = defaultdict[str, Any](float)
+    for start in range(0, rows, micro):
+        part = turn
+        if micro < rows:
+            part = _with_shared(model, _rows(turn, start, start + micro), precision, layers)
+        with layer_noise(layers(player.name, part.rng.first)), autocast(part.rng.device, precision):
+            loss = player.loss(part)
+        if micro >= rows:
+            loss.total.backward()
+            return loss
+        share = len(part.batch) / rows
+        (loss.total * share).backward()
+        total = total + loss.total.detach() * share
+        for name, value in loss.parts.items():
+            parts[name] = parts[name] + value.detach() * share
+    return Loss(total, parts)
+
+
+def _rows(turn: Turn, start: int, stop: int) -> Turn:
+    """The turn of some rows of a batch, as if another process had the others."""
+    batch = turn.batch
+    part = Batch(batch.x[start:stop], batch.index[start:stop], {k: v[start:stop] for k, v in batch.cond.items()})
+    return replace(turn, batch=part, rng=turn.rng.at(start), shared=None)
+
+
+def _cause(player: Player, batch: Batch) -> Cause:
+    sizes = {
+        name: float(p.grad.abs().nan_to_num(math.inf, math.inf).max())
+        for name, p in player.module.named_parameters()
+        if p.grad is not None and p.numel()
+    }
+    return Cause(max(sizes, key=lambda name: sizes[name]), tuple(batch.index.tolist()))
+
+
+def _state_bytes(state: TrainState) -> int:
+    """Of weights, gradients, the optimisers' two moments, and averages."""
+    trained = sum(4 * p.numel() * p.element_size() for o in state.optimizers.values() for p in o.params)
+    return trained + sum(p.numel() * p.element_size() for average in state.ema.averages for p in average)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Optimisers: AdamW (torch's fused one) and Muon for hidden matrices, with clipping; no update from non-finite ones.
 
 Muon's step replaces a matrix's momentum by the nearest semi-orthogonal matrix, scaled so that the update's effect on
-activations does not depend on the shape.
+activations does not depend on the shape. Its iteration may run in bfloat16; weights and momentum are float32.
+
+The norm of all gradients is brought to the host once a player and step, which waits for a GPU to finish that step's
+backward pass: the price of leaving an update out for certain, small beside a step of milliseconds.
 
 Sources: Loshchilov & Hutter 2019, arXiv:1711.05101; Jordan et al. 2024, "Muon: an optimizer for hidden layers";
 the spectral scaling sqrt(out / in) from Yang et al. 2023, arXiv:2310.17813.
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from quintet.core.numerics import Precision
 from quintet.core.recipe import OptimizerConfig
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values to about 1 in five steps
@@ -59,7 +63,8 @@ class Muon:
             self._shapes[tuple(p.shape)].append(i)
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, precision: Precision = "float32") -> None:
+        """Args: lr: in units of the update's spectral norm. precision: of the orthogonalisation."""
         for shape, same in self._shapes.items():
             grads = [g for i in same if (g := self.params[i].grad) is not None]
             members = [i for i in same if self.params[i].grad is not None]
@@ -68,7 +73,11 @@ class Muon:
             buffers = [self.buffers[i] for i in members]
             torch._foreach_lerp_(buffers, grads, 1 - self.momentum)
             nesterov = torch._foreach_lerp(grads, buffers, self.momentum)
-            updates = list(orthogonalize(torch.stack(list(nesterov))).unbind())
+            stacked = torch.stack(list(nesterov))
+            if precision == "bfloat16":
+                updates = list(orthogonalize(stacked.bfloat16()).to(stacked.dtype).unbind())
+            else:
+                updates = list(orthogonalize(stacked).unbind())
             params = [self.params[i] for i in members]
             if self.weight_decay:
                 torch._foreach_mul_(params, 1 - lr * self.weight_decay)
@@ -101,32 +110,35 @@ class Optimizer:
         self.last_lr = 0.0
 
     @torch.no_grad()
-    def step_and_clear(self, scale: float, progress: float) -> float:
+    def step_and_clear(self, scale: float, progress: float, precision: Precision = "float32") -> float:
         """Clip, update, clear the gradients.
 
         Args:
             scale: the plan's factor on the learning rate.
             progress: in [0, 1), drives the cosine schedules of rate and beta2.
-        Returns: the gradient norm before clipping. Where it is not finite nothing was updated.
+            precision: of Muon's iteration.
+        Returns: the gradient norm before clipping. Where it is not finite nothing was updated, and the gradients are
+            left for whoever wants to know why.
         """
         config = self.config
         grads = [p.grad for p in self.params if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads, foreach=True) if grads else torch.zeros(())
         size = float(norm)
-        if math.isfinite(size):
-            if config.clip is not None and size > config.clip:
-                torch._foreach_mul_(grads, config.clip / size)
-            half = 0.5 * (1 + math.cos(math.pi * progress))
-            scale = scale * (config.lr_end + (1 - config.lr_end) * half)
-            self.last_lr = config.lr * scale
-            for group in self.adam.param_groups:
-                group["lr"] = self.last_lr
-                if config.beta2_end is not None:
-                    beta2 = config.beta2_end + (config.betas[1] - config.beta2_end) * half
-                    group["betas"] = (config.betas[0], beta2)
-            self.adam.step()
-            if self.muon is not None:
-                self.muon.step(config.matrix_lr * scale)
+        if not math.isfinite(size):
+            return size
+        if config.clip is not None and size > config.clip:
+            torch._foreach_mul_(grads, config.clip / size)
+        half = 0.5 * (1 + math.cos(math.pi * progress))
+        scale = scale * (config.lr_end + (1 - config.lr_end) * half)
+        self.last_lr = config.lr * scale
+        for group in self.adam.param_groups:
+            group["lr"] = self.last_lr
+            if config.beta2_end is not None:
+                beta2 = config.beta2_end + (config.betas[1] - config.beta2_end) * half
+                group["betas"] = (config.betas[0], beta2)
+        self.adam.step()
+        if self.muon is not None:
+            self.muon.step(config.matrix_lr * scale, precision)
         self.clear()
         return size
 
@@ -149,10 +161,13 @@ class Optimizer:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
         state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        params = [p for group in self.adam.param_groups for p in group["params"]]
         for key, value in tensors.items():
             kind, index, *name = key.split(".")
             if kind == "adam":
-                state[int(index)][name[0]] = value.clone()
+                like = params[int(index)]  # the fused kernel pairs numbers by their place in memory: channels last stay so
+                same = value.shape == like.shape
+                state[int(index)][name[0]] = torch.empty_like(like).copy_(value) if same else value.clone()
             elif self.muon is not None:
                 self.muon.buffers[int(index)].copy_(value)
         self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})

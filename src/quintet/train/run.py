@@ -10,9 +10,9 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,17 +22,24 @@ from torch import Tensor, nn
 from quintet.core import checkpoint
 from quintet.core.batch import Examples
 from quintet.core.budget import Budget
-from quintet.core.errors import DivergedError, Interrupted
+from quintet.core.errors import DivergedError, Interrupted, UsageError
 from quintet.core.faults import fault
-from quintet.core.ledger import FlopCounter, Ledger
+from quintet.core.ledger import FlopCounter, Ledger, synchronize
 from quintet.core.model import Model
+from quintet.core.numerics import Precision, eager, has_bfloat16
 from quintet.core.plan import Plan
 from quintet.core.recipe import TrainConfig
-from quintet.train.loop import BatchSource, Step, TrainState, frozen_parameters, steps
+from quintet.train.ema import Ema
+from quintet.train.loop import BatchSource, Step, TrainState, averaged_parameters, frozen_parameters, steps
 
+BEST = "best"  # folder of a stage's best preview
 PREVIEWS = tuple(2.0**-k for k in range(5, 0, -1))  # shares of the budget at which a grid is drawn, and at its end
 LOG_LINES = 300  # about so many log lines a run
-SKIP_LIMIT, SKIP_WINDOW = 3, 50  # so many left-out updates within so many steps end the run
+SKIP_LIMIT, SKIP_WINDOW = 3, 50  # so many left-out updates within so many steps lead back to an earlier checkpoint
+ROLLBACKS = 2  # after so many the run ends
+CALIBRATION_SHARE = 0.02  # of a budget in seconds, for timing the ways to train
+COMPILE_FROM = {"cpu": 600.0, "cuda": 120.0}  # seconds of budget from which compiling may pay
+ROWS = 16  # of a batch that a message names
 SHORTEST_END = 0.1  # share of a time budget after which the number of steps is fixed when nothing decays
 
 
@@ -48,8 +55,8 @@ class Watcher(Protocol):
     def step(self, step: int, plan: Plan, seconds: float, share: float) -> None:
         """After every step: seconds used and the share of the budget."""
 
-    def preview(self, state: TrainState, seconds: float) -> None:
-        """A moment for a sample grid."""
+    def preview(self, state: TrainState, seconds: float) -> str | None:
+        """A moment for a sample grid and the model's detectors. What to end the run for as hopeless, or None."""
 
     def stop(self) -> bool:
         """Whether to save and stop now (Ctrl-C)."""
@@ -132,7 +139,8 @@ def fit(
         reserve_s: of a budget in seconds, kept for the choice of the average after training.
         checkpoint_s: seconds between checkpoints.
         checkpoint_steps: steps between checkpoints, instead of seconds.
-    Raises: DivergedError after repeated non-finite gradients; Interrupted after saving on request.
+    Raises: DivergedError after repeated non-finite gradients; ResourceError where one example does not fit into memory;
+        UsageError for bfloat16 where there is none; Interrupted after saving on request.
     """
     place = folder / "checkpoints"
     found = checkpoint.newest(place, lambda key, fields: watcher.log(_event(0, key, **fields))) if resume else None
@@ -144,31 +152,35 @@ def fit(
         torch.set_num_threads(min(plan.threads, allowed))
         if plan.threads > allowed:
             watcher.log(_event(0, "threads_changed", before=plan.threads, now=allowed))
-    if found is not None and plan is not None:
-        if examples is not None:
-            model.prepare(examples)
-        state = TrainState.start(model, config, plan)
-        _restore(found, model, parts or {}, state)
-        clock.wall, clock.cpu = found.state["wall_s"], found.state["cpu_s"]
-    elif plan is not None:
-        if examples is not None:
-            model.prepare(examples)
-        state = TrainState.start(model, config, plan)
-    else:
+    if plan is None:
         clock.start()
-        if examples is not None:
-            model.prepare(examples)
-        plan = calibrate(model, batches, config, budget, seed=seed, reserve_s=reserve_s, clock=clock)
+    if examples is not None:
+        model.prepare(examples)
+    if plan is None:
+        plan, notes = calibrate(model, batches, config, budget, seed=seed, reserve_s=reserve_s, clock=clock)
         watcher.plan(plan)
-        state = TrainState.start(model, config, plan)
-    _Run(model, batches, config, budget, seed, place, watcher, parts or {}, state, clock, ledger, reserve_s).go(
-        checkpoint_s, checkpoint_steps
+        watcher.log(_chosen(plan))
+        for note in notes:
+            watcher.log(_event(0, note, micro=plan.micro(0)))
+    state, parts = TrainState.start(model, config, plan), parts or {}
+    skips = deque[int](maxlen=SKIP_LIMIT)
+    if found is not None:
+        _restore(found, model, parts, state)
+        clock.wall, clock.cpu = found.state["wall_s"], found.state["cpu_s"]
+        skips.extend(found.state["skips"])
+    run = _Run(
+        model, batches, config, budget, seed, place, watcher, parts or {}, state, clock, ledger, reserve_s, skips
     )
+    with _compiled(model, plan.compile) as compiled:
+        if plan.compile and not compiled:
+            watcher.log(_event(state.step, "no_compiler"))
+        run.go(checkpoint_s, checkpoint_steps)
     ledger.wall_s += clock.wall
     ledger.cpu_s += clock.cpu
-    ledger.steps += state.step
-    ledger.examples += state.step * config.batch
-    ledger.flops += state.step * state.plan.flops_per_step
+    done = state.step + state.plan.lost
+    ledger.steps += done
+    ledger.examples += done * config.batch
+    ledger.flops += done * state.plan.flops_per_step
     ledger.params += sum(p.numel() for player in model.players() for p in player.module.parameters())
     return Fitted(state, clock.wall)
 
@@ -182,6 +194,14 @@ def warm_up() -> None:
         optimizer.step()
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How steps are computed."""
+
+    threads: int
+    precision: Precision
+
+
 def calibrate(
     model: Model[Any],
     batches: BatchSource,
@@ -191,62 +211,174 @@ def calibrate(
     seed: int,
     reserve_s: float = 0.0,
     clock: Clock | None = None,
-) -> Plan:
+) -> tuple[Plan, list[str]]:
     """Run some steps, count and time them, put the model back, and return the plan that the budget allows.
 
     FLOPs are counted over one period of the players' turns. A budget in seconds is timed, with one thread and with all
-    that torch may use: small networks are often faster with one, and the plan keeps the faster number.
+    that torch may use (small networks are often faster with one), in float32 and in bfloat16, and compiled where that
+    may pay; the plan keeps the fastest. Other budgets leave float32 on a CPU, since a choice by the clock would make
+    their results depend on the moment.
+
+    Returns: the plan, and names of events to be logged.
+    Raises: UsageError for bfloat16 where there is none; ResourceError where one example does not fit into memory.
     """
     clock = clock or Clock()
     clock.start()
+    device = next(model.parameters()).device
+    timed = budget.unit == "seconds"
+    precisions = _precisions(model, config, device, timed)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    threads = torch.get_num_threads()
-    state = TrainState.start(model, config, Plan.start(10**9, 0.0, flops_per_step=0.0, threads=threads))
+    most = torch.get_num_threads()
+    way, seconds = _Way(most, precisions[-1]), 0.0
+    notes: list[str] = []
+    start = Plan.start(10**9, 0.0, flops_per_step=0.0, threads=most, precision=precisions[0])
+    state = TrainState.start(model, config, start)
     run = steps(model, batches, state, config, seed)
     period = math.lcm(*(player.every for player in model.players()))
-    with FlopCounter() as counter:
-        for _ in range(period):
-            next(run)
-    flops = counter.total / period
-    seconds = 0.0
-    if budget.unit == "seconds":
-        threads, seconds = _fastest(run, threads, 0.02 * budget.amount)
+    while True:
+        micro = state.plan.micro(state.step)
+        with FlopCounter() as counter:
+            for _ in range(period):
+                next(run)
+        if state.plan.micro(state.step) == micro:  # else memory ran out and steps were begun twice
+            break
+    if timed:
+        way, seconds = _fastest(run, state, _ways(most, precisions, device), CALIBRATION_SHARE * budget.amount)
+    compiled = False
+    if config.compile == "on" or (
+        config.compile == "auto" and timed and budget.amount >= COMPILE_FROM.get(device.type, math.inf)
+    ):
+        seconds, compiled, notes = _try_compiled(model, run, seconds, period, must=config.compile == "on")
+    micro = state.plan.micro(state.step)
     model.load_state_dict(before)
-    timed = budget.unit == "seconds"
     if timed:
         planned = max(1.0, budget.amount - reserve_s - clock.read()) / max(seconds, 1e-9)
     elif budget.unit == "flop":
-        planned = budget.amount / max(flops, 1.0)
+        planned = budget.amount / max(counter.total / period, 1.0)
     else:
         planned = math.ceil(budget.amount / (config.batch if budget.unit == "examples" else 1))
-    return Plan.start(
+    plan = Plan.start(
         max(1, int(planned)),
         max(config.decay, SHORTEST_END) if timed else config.decay,
-        flops_per_step=flops,
-        threads=threads,
+        flops_per_step=counter.total / period,
+        threads=way.threads,
+        precision=way.precision,
+        compile=compiled,
+        micro=micro,
         open=timed,
     )
+    return plan, notes + (["memory"] if micro else [])
 
 
-def _fastest(run: Iterator[Step], most: int, seconds: float) -> tuple[int, float]:
-    """(threads, seconds a step) of the fastest number of threads, each timed over at least five steps, alternating.
+def _precisions(model: Model[Any], config: TrainConfig, device: torch.device, timed: bool) -> tuple[Precision, ...]:
+    """What is to be tried, the plainest first."""
+    can = has_bfloat16(device) and "bfloat16" in model.precisions
+    if config.precision == "bfloat16" and not can:
+        raise UsageError("train.no_bfloat16", device=device.type)
+    if config.precision != "auto":
+        return (config.precision,)
+    if not can or (device.type == "cpu" and not timed):
+        return ("float32",)
+    return ("float32", "bfloat16")
 
-    Leaves torch at that number. A few more threads must win by 5 %, or the smaller number is kept.
+
+def _ways(most: int, precisions: Sequence[Precision], device: torch.device) -> list[_Way]:
+    threads = sorted({1, most}) if device.type == "cpu" else [most]
+    return [_Way(count, precision) for precision in precisions for count in threads]
+
+
+def _fastest(run: Iterator[Step], state: TrainState, ways: Sequence[_Way], seconds: float) -> tuple[_Way, float]:
+    """The fastest way and its seconds a step, each timed in turns; those far behind are tried but once.
+
+    Leaves torch and the state's plan at that way. More threads, and bfloat16, must win by 5 % each.
     """
-    times: dict[int, list[float]] = {count: [] for count in sorted({1, most})}
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times[1]) < 5:
-        for count, found in times.items():
-            torch.set_num_threads(count)
+    times: dict[_Way, list[float]] = {way: [] for way in ways}
+    begin, turns = time.perf_counter(), 1
+    while True:
+        for way, found in times.items():
+            _take(way, state)
             next(run)  # the first step after a change also wakes or parks threads
-            for _ in range(3):
+            for _ in range(turns):
+                synchronize()
                 start = time.perf_counter()
                 next(run)
+                synchronize()
                 found.append(time.perf_counter() - start)
-    middle = {count: sorted(found)[len(found) // 2] for count, found in times.items()}
-    best = most if middle[most] < 0.95 * middle[1] else 1
-    torch.set_num_threads(best)
-    return best, middle[best]
+        best = min(_middle(found) for found in times.values())
+        times = {way: found for way, found in times.items() if _middle(found) < 1.5 * best}
+        least = min(len(found) for found in times.values())
+        if least >= 5 and time.perf_counter() - begin >= seconds:
+            break
+        if least >= 2 and (len(times) == 1 or time.perf_counter() - begin >= 2 * seconds):
+            break
+        turns = 3 if least > 1 else 1
+    handicap = {way: 1.05 ** ((way.threads > 1) + (way.precision == "bfloat16")) for way in times}
+    chosen = min(times, key=lambda way: handicap[way] * _middle(times[way]))
+    _take(chosen, state)
+    return chosen, _middle(times[chosen])
+
+
+def _take(way: _Way, state: TrainState) -> None:
+    if torch.get_num_threads() != way.threads:
+        torch.set_num_threads(way.threads)
+    state.plan = replace(state.plan, precision=way.precision, threads=way.threads)
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _try_compiled(
+    model: Model[Any], run: Iterator[Step], seconds: float, period: int, *, must: bool
+) -> tuple[float, bool, list[str]]:
+    """Compile the networks, time the steps, and keep it if they are 5 % faster, or if they must.
+
+    Returns: seconds a step, whether to compile, events.
+    """
+    times = []
+    with _compiled(model, True) as compiled:
+        if not compiled:
+            return seconds, False, ["no_compiler"]
+        try:
+            for _ in range(2 * period):
+                next(run)
+            for _ in range(5 * period):
+                synchronize()
+                start = time.perf_counter()
+                next(run)
+                synchronize()
+                times.append(time.perf_counter() - start)
+        except Exception:  # a compiler fails in many ways, and without it training goes on as well
+            return seconds, False, ["not_compiled"]
+    faster = _middle(times) < 0.95 * seconds
+    return (_middle(times), True, []) if must or faster else (seconds, False, [])
+
+
+@contextmanager
+def _compiled(model: Model[Any], wanted: bool) -> Iterator[bool]:
+    """Inside the block the model's networks are compiled, if wanted and if this machine has a compiler: whether so."""
+    networks = model.networks() if wanted and has_compiler(next(model.parameters()).device) else ()
+    for network in networks:
+        network.compile(dynamic=False)
+    try:
+        yield bool(networks)
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch finds what it needs to compile for the device."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except Exception:  # torch's own error type for a missing compiler differs between versions
+        return False
 
 
 def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], average: int | None) -> int:
@@ -268,6 +400,17 @@ def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], ave
     return found.step
 
 
+def restore_best(folder: Path, model: Model[Any]) -> None:
+    """Put the weights of a stage's best preview into a model that holds its last ones.
+
+    Raises: FileNotFoundError if they are absent or damaged.
+    """
+    found = checkpoint.newest(folder / BEST)
+    if found is None:
+        raise FileNotFoundError(f"no undamaged weights below {folder / BEST}")
+    model.load_state_dict(found.tensors("model"), strict=False)
+
+
 @dataclass
 class _Run:
     """The state of `fit` while it goes."""
@@ -284,8 +427,9 @@ class _Run:
     clock: Clock
     ledger: Ledger
     reserve_s: float
-    skips: deque[int] = field(default_factory=lambda: deque(maxlen=SKIP_LIMIT))
-    began: tuple[int, float] = (0, 0.0)  # step and seconds at which this process began to train
+    skips: deque[int]  # steps of the latest updates left out
+    began: tuple[int, float] = (0, 0.0)  # step and seconds at which this process began to train, or went back to
+    initial: dict[str, Tensor] | None = None  # the model at step 0, until a good checkpoint is on the disk
 
     def go(self, checkpoint_s: float, checkpoint_steps: int | None) -> None:
         state, watcher = self.state, self.watcher
@@ -294,13 +438,20 @@ class _Run:
         self.clock.start()
         saved_at, last = self.clock.read(), state.step
         self.began = (last, saved_at)
+        if state.step == 0:
+            self.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
+        known = state.plan
         for step in steps(self.model, self.batches, state, self.config, self.seed):
             fault("train.step")
-            if step.skipped:
-                self.note_skip(step)
             seconds = self.clock.read()
+            if state.plan is not known:  # the loop ran out of memory
+                watcher.plan(state.plan)
+                watcher.log(_event(step.step, "memory", micro=state.plan.micro(step.step)))
             if step.step % log_every == 0 or step.skipped:
                 watcher.log(self.line(step, seconds))
+            if step.skipped and self.note_skip(step):
+                last, known = state.step, state.plan
+                continue
             if self.budget.unit == "seconds":
                 self.replan(seconds)
             share = self.share()
@@ -308,9 +459,14 @@ class _Run:
             over = state.plan.over(state.step)
             if over or (moments and share >= moments[0]):
                 moments = [m for m in moments if m > share]
-                with self.clock.paused() as length:
-                    watcher.preview(state, seconds)
+                with self.clock.paused() as length, eager():
+                    hopeless = watcher.preview(state, seconds)
                 self.ledger.preview_s += length[0]
+                if hopeless is not None and not over:
+                    self.change(state.plan.with_cut(state.step, "hopeless"))
+                    watcher.log(_event(step.step, "hopeless", why=hopeless))
+                    over = True
+            known = state.plan
             stop = watcher.stop()
             if checkpoint_steps is None:
                 due = seconds - saved_at >= checkpoint_s
@@ -341,22 +497,61 @@ class _Run:
         if state.plan.open:
             if left <= max(decay, SHORTEST_END) * self.available_s():
                 rate = (state.step - self.began[0]) / max(seconds - self.began[1], 1e-9)
-                plan = state.plan.with_end(state.step, state.step + max(1, int(left * rate)), decay=decay > 0)
-                self.watcher.plan(plan)
-                state.plan = plan
-                self.watcher.log(_event(state.step, "end_fixed", steps=plan.steps))
+                end = state.step + max(1, int(left * max(rate, 0.0)))
+                self.change(state.plan.with_end(state.step, end, decay=decay > 0))
+                self.watcher.log(_event(state.step, "end_fixed", steps=end))
         elif left < -0.05 * self.budget.amount and not state.plan.over(state.step):
-            plan = state.plan.with_cut(state.step)
-            self.watcher.plan(plan)
-            state.plan = plan
+            self.change(state.plan.with_cut(state.step))
             self.watcher.log(_event(state.step, "cut", seconds=seconds))
 
-    def note_skip(self, step: Step) -> None:
+    def change(self, plan: Plan) -> None:
+        """Put a plan into force, once it is on the disk."""
+        self.watcher.plan(plan)
+        self.state.plan = plan
+
+    def note_skip(self, step: Step) -> bool:
+        """Log an update that was left out, and do what follows from it: whether training went back.
+
+        Raises: DivergedError where nothing else is left to try.
+        """
+        cause = next(iter(step.skipped.values()))
+        rows = ", ".join(map(str, cause.rows[:ROWS])) + (", ..." if len(cause.rows) > ROWS else "")
+        told = {"players": ", ".join(step.skipped), "parameter": cause.parameter, "rows": rows}
+        self.watcher.log(_event(step.step, "skipped", **told))
         self.skips.append(step.step)
-        self.watcher.log(_event(step.step, "skipped", players=list(step.skipped)))
-        if len(self.skips) == SKIP_LIMIT and self.skips[-1] - self.skips[0] < SKIP_WINDOW:
-            norms = ", ".join(f"{name} {norm:g}" for name, norm in step.grad_norms.items())
-            raise DivergedError("train.diverged", step=step.step, norms=norms)
+        often = len(self.skips) == SKIP_LIMIT and self.skips[-1] - self.skips[0] < SKIP_WINDOW
+        policy, rollbacks = self.config.on_nonfinite, self.state.plan.rollbacks
+        if policy == "stop" or (rollbacks >= ROLLBACKS and (often or policy == "rollback")):
+            raise DivergedError("train.diverged", step=step.step, rollbacks=rollbacks, **told)
+        if often or policy == "rollback":
+            self.roll_back(self.skips[0] if often else step.step)
+            return True
+        return False
+
+    def roll_back(self, trouble: int) -> None:
+        """Go back to the newest checkpoint from before step `trouble`, with half the learning rate.
+
+        Later checkpoints are removed first: a process killed in between comes to this decision again.
+        """
+        state, done = self.state, self.state.step
+        if self.initial is None:  # at least one checkpoint stays
+            trouble = max(trouble, min(checkpoint.steps(self.place)))
+        checkpoint.forget(self.place, trouble)
+        found = checkpoint.newest(self.place)
+        to = 0 if found is None else found.step
+        fresh = TrainState.start(self.model, self.config, state.plan)
+        self.change(state.plan.with_rollback(to, done))
+        state.step, state.optimizers, state.ema = to, fresh.optimizers, fresh.ema
+        if found is not None:
+            _restore(found, self.model, self.parts, state)
+            self.skips = deque(found.state["skips"], maxlen=SKIP_LIMIT)
+        else:
+            assert self.initial is not None
+            self.model.load_state_dict(self.initial)
+            state.ema = Ema(averaged_parameters(self.model), self.config.ema)
+            self.skips.clear()
+        self.began = (to, self.clock.read())
+        self.watcher.log(_event(done - 1, "rollback", to=to, factor=state.plan.events[-1].lr))
 
     def line(self, step: Step, seconds: float) -> dict[str, Any]:
         """A log line; non-finite numbers become null, since JSON has none."""
@@ -393,6 +588,7 @@ class _Run:
                     "seed": self.seed,
                     "wall_s": self.clock.wall,
                     "cpu_s": self.clock.cpu,
+                    "skips": list(self.skips),
                     "ema_updates": state.ema.updates,
                     "ema_widths": list(state.ema.widths),
                     "plan": state.plan.to_json(),
@@ -400,6 +596,8 @@ class _Run:
                     "torch": torch.__version__,
                 },
             )
+            if self.initial is not None and not self.skips:
+                self.initial = None
         self.ledger.checkpoint_s += length[0]
 
 
@@ -423,6 +621,13 @@ def _load_modules(found: checkpoint.Checkpoint, model: Model[Any], parts: Mappin
     model.load_state_dict({k: v for k, v in tensors.items() if ":" not in k} | kept)
     for name, part in parts.items():
         part.load_state_dict({k.removeprefix(f"{name}:"): v for k, v in tensors.items() if k.startswith(f"{name}:")})
+
+
+def _chosen(plan: Plan) -> dict[str, Any]:
+    """A log line of what calibration chose."""
+    micro = plan.micro(0)
+    chosen = {"threads": plan.threads, "precision": plan.precision, "compile": plan.compile, "micro": micro}
+    return {"kind": "plan", "step": 0, **chosen}
 
 
 def _event(step: int, what: str, **fields: Any) -> dict[str, Any]:

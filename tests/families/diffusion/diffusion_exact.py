@@ -11,14 +11,24 @@ from torch import Tensor, nn
 
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
-from quintet.families.diffusion.model import Diffusion, OdeSampling
-from quintet.families.diffusion.paths import PATHS, PathName
-from quintet.families.diffusion.targets import TargetName
+from quintet.families.diffusion.densities import OdeDensityConfig
+from quintet.families.diffusion.model import Diffusion
+from quintet.families.diffusion.paths import PATHS, DdpmPathConfig, EdmPathConfig, LogSnrPathConfig, Path
+from quintet.families.diffusion.sampling import DiffusionSampling
+from quintet.families.diffusion.targets import TargetName, span
 from quintet.families.diffusion.weighting import WeightingConfig
 
 MEAN = torch.tensor([1.5, -0.5, 0.25], dtype=torch.float64)
 ROOT = torch.tensor([[0.8, 0.0, 0.0], [0.5, 0.4, 0.0], [-0.3, 0.2, 0.6]], dtype=torch.float64)
 COVARIANCE = ROOT @ ROOT.T
+ALL_PATHS: dict[str, Path] = {
+    **PATHS,
+    "ddpm-linear": DdpmPathConfig().build(),
+    "ddpm-cosine": DdpmPathConfig(schedule="cosine").build(),
+    "edm": EdmPathConfig().build(),
+    "log-snr": LogSnrPathConfig().build(),
+}
+"""Every path, the parametric ones with their default parameters."""
 
 
 class Exact(nn.Module):
@@ -26,7 +36,7 @@ class Exact(nn.Module):
 
     def __init__(
         self,
-        path: PathName,
+        path: str,
         target: TargetName,
         means: Tensor,
         covariance: Tensor,
@@ -34,12 +44,15 @@ class Exact(nn.Module):
         labels: bool = False,
     ) -> None:
         super().__init__()
-        self.path, self.target, self.labels = PATHS[path], target, labels
+        self.path, self.target, self.labels = ALL_PATHS[path], target, labels
         self.means = nn.Parameter(means.double().clone())  # (K, D)
         self.covariance = covariance.double()
         self.weights = torch.full((len(means),), 1 / len(means)).double() if weights is None else weights.double()
 
     def forward(self, x: Tensor, cond: Cond, t: Tensor) -> Tensor:
+        if self.target == "edm":  # undo what the network is shown: x / sqrt(s^2 + a^2 d^2), and ln(s / a) / 4
+            t = self.path.time(torch.exp(4 * t))
+            x = x * (self.path.s(t) ** 2 + (self.path.a(t) * self.path.std) ** 2).sqrt()[:, None]
         a, s = self.path.a(t)[:, None], self.path.s(t)[:, None]
         x0 = self.posterior_mean(x, cond, t)
         eps = torch.where(s == 0, 0.0, (x - a * x0) / s.clamp_min(1e-300))  # clean data say nothing of the noise
@@ -51,6 +64,10 @@ class Exact(nn.Module):
             return a * eps - s * x0
         if self.target == "velocity":
             return self.path.da(t)[:, None] * x0 + self.path.ds(t)[:, None] * eps
+        if self.target == "edm":  # (D - c_skip x / a) / c_out
+            sigma, d = s / a, self.path.std
+            skip, out = d**2 / (sigma**2 + d**2), sigma * d / (sigma**2 + d**2).sqrt()
+            return (x0 - skip * x / a) / out
         return -eps / s
 
     def posterior_mean(self, x: Tensor, cond: Cond, t: Tensor) -> Tensor:
@@ -67,22 +84,21 @@ class Exact(nn.Module):
         return (torch.softmax(score, 1)[..., None] * each).sum(1)
 
 
-def model_of(network: Exact, *, path: PathName, target: TargetName, **more: object) -> Diffusion:
+def model_of(network: Exact, *, path: str, target: TargetName, **more: object) -> Diffusion:
     """The one model class around an exact network."""
     dims = network.means.shape[1]
     arguments: dict[str, object] = {
         "weighting": WeightingConfig(),
         "class_dropout": 0.0,
-        "sampling": OdeSampling(solver="rk4", steps=200),
-        "integration": OdeSampling(solver="dopri5", tolerance=1e-8),
-        "probes": 0,
+        "sampling": DiffusionSampling(solver="rk4", steps=200),
+        "density": OdeDensityConfig(solver="dopri5", tolerance=1e-8, probes=0),
     }
     conditions = {"label": len(network.means)} if network.labels else {}
     spec = DataSpec("vector", (dims,), conditions=conditions)
-    return Diffusion(spec, network, path=path, target=target, **{**arguments, **more}).eval()  # type: ignore[arg-type]
+    return Diffusion(spec, network, path=ALL_PATHS[path], target=target, **{**arguments, **more}).eval()  # type: ignore[arg-type]
 
 
-def gaussian(path: PathName, target: TargetName, **more: object) -> Diffusion:
+def gaussian(path: str, target: TargetName, **more: object) -> Diffusion:
     """N(MEAN, COVARIANCE) exactly."""
     return model_of(Exact(path, target, MEAN[None], COVARIANCE), path=path, target=target, **more)
 
@@ -97,9 +113,18 @@ def root(matrix: Tensor) -> Tensor:
     return vectors * values.sqrt() @ vectors.T
 
 
-def flow_map(path: PathName, x: Tensor, start: float, end: float) -> Tensor:
+def flow_map(path: str, x: Tensor, start: float, end: float) -> Tensor:
     """x_end of x_start for N(MEAN, COVARIANCE): a(r) mu + V_r^1/2 V_t^-1/2 (x - a(t) mu); all V commute."""
-    p, d = PATHS[path], len(MEAN)
+    p, d = ALL_PATHS[path], len(MEAN)
     t, r = (torch.tensor(time, dtype=torch.float64) for time in (start, end))
     v = [p.a(u) ** 2 * COVARIANCE + p.s(u) ** 2 * torch.eye(d, dtype=torch.float64) for u in (t, r)]
     return p.a(r) * MEAN + (x - p.a(t) * MEAN) @ torch.linalg.solve(root(v[0]), root(v[1]))
+
+
+def carried(path: str, target: TargetName, x: Tensor, start: float) -> Tensor:
+    """Where the exact equation leads x from `start`: along the flow map to the lowest time, then E[x0 | x]."""
+    low = max(span(target, ALL_PATHS[path])[0], 0.0)
+    end = flow_map(path, x, start, low)
+    p = ALL_PATHS[path].level(low)
+    v = p.a**2 * COVARIANCE + p.s**2 * torch.eye(len(MEAN), dtype=torch.float64)
+    return MEAN + p.a * (end - p.a * MEAN) @ torch.linalg.solve(v, COVARIANCE)

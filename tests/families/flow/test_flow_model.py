@@ -12,15 +12,15 @@ from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.families.flow.model import Flow, FlowConfig, FlowSampling
 from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic
-from quintet.families.flow.transforms import LULinearConfig, ProbitConfig, SplineCouplingConfig, SweepConfig
+from quintet.families.flow.transforms import CouplingConfig, LULinearConfig, ProbitConfig, SweepConfig
 from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
 
 NET = MLPConfig(width=16, depth=2)
 LINE = (
     LULinearConfig(),
-    SplineCouplingConfig(spline=RationalQuadratic(bins=4, bound=3.0), network=NET),
+    CouplingConfig(bijection=RationalQuadratic(bins=4, bound=3.0), network=NET),
 ) * 3
-BOX = (SweepConfig(spline=PiecewiseLinear(bins=3), network=NET, groups=2), ProbitConfig())
+BOX = (SweepConfig(bijection=PiecewiseLinear(bins=3), network=NET, groups=2), ProbitConfig())
 
 
 def build(transforms, spec: DataSpec, seed: int = 0, scale: float = 0.3, **fields) -> Flow:
@@ -74,7 +74,7 @@ def test_density_on_the_box_integrates_to_one_inside_and_is_zero_outside():
 def test_one_group_is_a_product_of_categoricals_over_the_cells():
     levels, dims = 5, 3
     spline = PiecewiseLinear(bins=levels, floor=0.01)
-    flow = build((SweepConfig(spline=spline, network=NET, groups=1), ProbitConfig()), DataSpec("image", (1, 1, dims)))
+    flow = build((SweepConfig(bijection=spline, network=NET, groups=1), ProbitConfig()), DataSpec("image", (1, 1, dims)))
     (coupling, _) = flow.transform.leaves()
     probabilities = 0.01 / levels + 0.99 * coupling.conditioner(torch.ones(1, 1).double(), {})[0].softmax(-1)
     k = torch.cartesian_prod(*[torch.arange(levels)] * dims)
@@ -147,7 +147,7 @@ def test_encode_and_decode_are_inverse_on_data_samples_and_far_away_in_float32()
 @torch.no_grad()
 def test_images_survive_the_round_trip_in_float32_also_in_the_corners():
     spec = DataSpec("image", (1, 4, 4), conditions={"label": 3})
-    transforms = (SweepConfig(spline=PiecewiseLinear(bins=17), network=NET, groups=8), ProbitConfig())
+    transforms = (SweepConfig(bijection=PiecewiseLinear(bins=17), network=NET, groups=8), ProbitConfig())
     flow = build(transforms, spec, scale=0.2).float()
     levels = Rng(9, "k").integers(0, 17, (200, 1, 4, 4))
     levels[:50] = levels[:50].clamp(0, 1) * 16  # black and white
@@ -189,7 +189,7 @@ def test_hidden_labels_are_as_many_as_asked_for():
 @pytest.mark.parametrize("network", [NET, ResidualMLPConfig(width=16, hidden=16, depth=2, context=8)])
 def test_gradients_reach_every_parameter(network):
     spec = DataSpec("image", (1, 2, 2), conditions={"label": 2})
-    transforms = (SweepConfig(spline=PiecewiseLinear(bins=3), network=network, groups=3), ProbitConfig(), *LINE)
+    transforms = (SweepConfig(bijection=PiecewiseLinear(bins=3), network=network, groups=3), ProbitConfig(), *LINE)
     flow = build(transforms, spec, class_dropout=0.5)
     (player,) = flow.players()
     assert {id(p) for p in player.module.parameters()} == {id(p) for p in flow.parameters()}
@@ -257,7 +257,7 @@ def test_capabilities_and_refusals():
 def test_config_round_trip():
     config = FlowConfig(transforms=(*BOX, *LINE), class_dropout=0.2, sampling=FlowSampling(temperature=0.9))
     classes = (
-        FlowConfig, FlowSampling, SweepConfig, ProbitConfig, LULinearConfig, SplineCouplingConfig, PiecewiseLinear,
+        FlowConfig, FlowSampling, SweepConfig, ProbitConfig, LULinearConfig, CouplingConfig, PiecewiseLinear,
         RationalQuadratic, MLPConfig,
     )  # fmt: skip
     assert decode(encode(config), {c.kind: c for c in classes}) == config

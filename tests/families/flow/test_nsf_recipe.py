@@ -14,7 +14,7 @@ from quintet.core.spec import DataSpec
 from quintet.data.codecs import DequantizedPixelCodecConfig, StandardizeCodecConfig
 from quintet.families.flow.model import FlowConfig, FlowSampling
 from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic
-from quintet.families.flow.transforms import LULinearConfig, ProbitConfig, SplineCouplingConfig, SweepConfig
+from quintet.families.flow.transforms import CouplingConfig, LULinearConfig, ProbitConfig, SweepConfig
 from quintet.nets.mlp import MLPConfig
 from quintet.recipes.nsf import RECIPE
 
@@ -31,7 +31,7 @@ KINDS = {
     c.kind: c
     for c in (
         Stage, TrainConfig, OptimizerConfig, DequantizedPixelCodecConfig, StandardizeCodecConfig, FlowConfig,
-        FlowSampling, PiecewiseLinear, RationalQuadratic, LULinearConfig, ProbitConfig, SplineCouplingConfig,
+        FlowSampling, PiecewiseLinear, RationalQuadratic, LULinearConfig, ProbitConfig, CouplingConfig,
         SweepConfig, MLPConfig,
     )
 }  # fmt: skip

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from quintet.core.config import decode, encode
-from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic, Spline
+from quintet.families.flow.bijections import Bijection
+from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic
 
 SPLINES = [
     RationalQuadratic(bins=5, bound=3.0),
@@ -17,11 +18,11 @@ IDS = [f"{s.kind}-{s.bins}" for s in SPLINES]
 
 
 @pytest.fixture(params=SPLINES, ids=IDS)
-def spline(request) -> Spline:
+def spline(request) -> Bijection:
     return request.param
 
 
-def draw(spline: Spline, rows: int, seed: int, scale: float = 2.0, spread: float = 1.3):
+def draw(spline: Bijection, rows: int, seed: int, scale: float = 2.0, spread: float = 1.3):
     """Values across the box and beyond, and random parameters, float64: (rows, 3) and (rows, 3, P)."""
     g = torch.Generator().manual_seed(seed)
     x = (2 * torch.rand(rows, 3, generator=g, dtype=torch.float64) - 1) * spline.bound * spread

@@ -13,8 +13,8 @@ from quintet.core.batch import Batch
 from quintet.core.model import Turn, capabilities
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
-from quintet.families.gan.augment import shifted
-from quintet.families.gan.losses import LOSSES
+from quintet.families.gan.augment import KINDS, augmented, cut, recoloured, shifted
+from quintet.families.gan.losses import LOSSES, NonSaturating, WassersteinGP
 from quintet.families.gan.model import GANConfig, GANSampling, diversity_ratio, slerp
 from quintet.nets.conv import ConvConfig
 from quintet.nets.mlp import MLPConfig
@@ -96,6 +96,82 @@ def test_discriminator_gradient_by_finite_differences():
             p.data -= sign * 1e-5 * direction
         slope = (values[0] - values[1]) / 2e-5
         assert slope == pytest.approx((found[f"discriminator.{name}"] * direction).sum().item(), rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_penalties_of_every_kth_pair_are_a_mean_over_all_rows(every):
+    """Rows are chosen by their number in the whole batch, so that its parts add up to it, of whatever size they are."""
+    model = build(gamma=3.0, gamma_end=3.0, penalty_every=every, augment=0.5, noise=0.2)
+    whole = turn_of(model, n=12)
+    total = model.discriminator_loss(whole).total
+    parts = []
+    for start, stop in ((0, 5), (5, 6), (6, 12)):
+        batch = Batch(
+            whole.batch.x[start:stop],
+            whole.batch.index[start:stop],
+            {name: label[start:stop] for name, label in whole.batch.cond.items()},
+        )
+        part = replace(whole, batch=batch, rng=whole.rng.at(start), shared=None)
+        part = replace(part, shared=model.shared(part))
+        parts.append(model.discriminator_loss(part).total * (stop - start) / 12)
+    assert torch.allclose(sum(parts), total, atol=1e-12)
+    seen = model.discriminator_loss(replace(whole, progress=0.5)).parts
+    left = (total - seen["adversarial_nats"]).item()
+    assert left == pytest.approx(1.5 * (seen["r1_sq_norm"] + seen["r2_sq_norm"]).item())
+
+
+def test_every_kth_pair_penalised_has_the_expectation_of_all():
+    """Shuffling which rows are chosen averages to the penalty of all rows: here, over the three offsets."""
+    full, third = build(gamma=2.0, gamma_end=2.0), build(gamma=2.0, gamma_end=2.0, penalty_every=3)
+    turn = turn_of(full, n=12)
+    expected = full.discriminator_loss(turn)
+    want = expected.total - expected.parts["adversarial_nats"]
+    found = []
+    for offset in range(3):
+        order = torch.arange(12).roll(offset)
+        label = {name: value[order] for name, value in turn.batch.cond.items()}
+        shared = replace(turn.shared, x=turn.shared.x[order], cond={n: v[order] for n, v in turn.shared.cond.items()})
+        loss = third.discriminator_loss(replace(turn, batch=Batch(turn.batch.x[order], order, label), shared=shared))
+        found.append(loss.total - loss.parts["adversarial_nats"])
+    assert torch.allclose(sum(found) / 3, want)
+
+
+def test_without_gamma_nothing_is_differentiated_twice():
+    model = build(loss=NonSaturating(), gamma=0.0, gamma_end=0.0)
+    loss = model.discriminator_loss(turn_of(model))
+    assert loss.total.item() == pytest.approx(loss.parts["adversarial_nats"].item())
+    assert "r1_sq_norm" not in loss.parts
+
+
+def test_the_wasserstein_loss_brings_its_penalty():
+    model = build(loss=WassersteinGP(weight=5.0), gamma=0.0, gamma_end=0.0)
+    loss = model.discriminator_loss(turn_of(model))
+    assert loss.parts["own_penalty"] > 0
+    assert torch.allclose(loss.total, loss.parts["adversarial_nats"] + loss.parts["own_penalty"])
+
+
+def test_the_generator_moves_after_so_many_turns_of_the_discriminator():
+    model = build(critic_steps=3)
+    assert [player.every for player in model.players()] == [1, 3]
+    assert turn_of(model, step=3).shared.x.requires_grad
+    assert not turn_of(model, step=4).shared.x.requires_grad
+
+
+class Rows:
+    """As many examples, for `prepare`."""
+
+    augmented = False
+
+    def __init__(self, examples: int) -> None:
+        self.examples = examples
+
+
+def test_augmentation_grows_with_the_epochs():
+    model = build(augment=0.4, augment_epochs=20.0)
+    assert model.augmentation(1000) == 0
+    model.prepare(Rows(640))  # ten steps of 64 rows are an epoch
+    assert [model.augmentation(step) for step in (0, 100, 200, 900)] == pytest.approx([0, 0.2, 0.4, 0.4])
+    assert build(augment=0.3).augmentation(0) == 0.3
 
 
 def test_gamma_follows_progress():
@@ -227,7 +303,7 @@ def test_trace_walks_from_one_sample_to_another():
     whole = (trace.frames[-1] - trace.frames[0]).flatten(1).norm(dim=1)
     assert (steps > 0).all()
     assert (steps.sum(0) >= whole - 1e-9).all()
-    assert capabilities(model) == ("trace",)
+    assert "trace" in capabilities(model)
     assert model.sequential_steps() == 1
 
 
@@ -283,9 +359,38 @@ def test_shift_keeps_constants_reaches_all_places_and_has_the_stated_probability
     assert (share - expected).abs().max() < 5 * (0.25 / 4500) ** 0.5
 
 
-def test_shift_passes_gradients():
-    x = torch.randn(3, 2, 8, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: shifted(x, 0.7, Rng(2, "a")), (x,))
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_augmentations_pass_gradients_and_are_drawn_by_rows(kind):
+    x = torch.randn(6, 2, 8, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: augmented(x, 0.7, (kind,), Rng(2, "a")), (x,))
+    whole = augmented(x, 0.7, (kind,), Rng(2, "a"))
+    assert whole.shape == x.shape
+    assert not torch.equal(whole, x)
+    assert torch.equal(augmented(x[2:], 0.7, (kind,), Rng(2, "a").at(2)), whole[2:])
+    assert torch.equal(augmented(x, torch.tensor(0.0), (kind,), Rng(2, "a")), x)
+
+
+def test_colour_changes_are_affine_in_each_image():
+    """Of a grey image: brightness moves the mean, contrast scales around it, both within their stated ranges."""
+    x = torch.randn(2000, 1, 4, 4, dtype=torch.float64)
+    changed = recoloured(x, 1.0, Rng(0, "c"))
+    move = changed.mean((1, 2, 3)) - x.mean((1, 2, 3))
+    factor = changed.flatten(1).std(1) / x.flatten(1).std(1)
+    assert -0.5 <= move.min() < -0.45
+    assert 0.45 < move.max() <= 0.5
+    assert 0.5 <= factor.min() < 0.55
+    assert 1.45 < factor.max() <= 1.5
+    middle = x.mean((1, 2, 3), keepdim=True)
+    assert torch.allclose(changed, middle + (x - middle) * factor[:, None, None, None] + move[:, None, None, None])
+
+
+def test_cutout_hides_a_rectangle_of_half_the_sides():
+    hidden = cut(torch.ones(500, 3, 12, 8), 1.0, Rng(0, "k")) == 0
+    assert (hidden.all(1) == hidden.any(1)).all()  # all channels alike
+    rows, columns = hidden[:, 0].any(2).sum(1), hidden[:, 0].any(1).sum(1)
+    assert torch.equal(hidden[:, 0].sum((1, 2)), rows * columns)
+    assert rows.max() == 6
+    assert columns.max() == 4
 
 
 def test_config_goes_to_json_and_back():

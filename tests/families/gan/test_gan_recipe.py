@@ -13,6 +13,8 @@ from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
 from quintet.data.batches import Batches
 from quintet.data.dataset import Split
+from quintet.families.gan.losses import LOSSES
+from quintet.recipes import dcgan
 from quintet.recipes.gan import RECIPE
 from quintet.recipes.registry import KINDS
 from quintet.train.loop import TrainState, steps
@@ -39,6 +41,37 @@ def test_stage_builds_samples_and_returns_from_json(spec):
     x = codec.decode(model.sample(4, cond, rng=Rng(0, "sample")))
     assert x.shape == (4, *spec.shape)
     assert RECIPE.unfit(spec) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (3, 20, 50), (1, 8, 8)], ids=str)
+def test_dcgan_has_the_networks_of_gan_and_takes_any_loss(shape):
+    spec = DataSpec("image", shape, levels=256, conditions={"label": 3})
+    (stage,) = dcgan.RECIPE.stages(spec, BUDGET)
+    assert config.decode(config.encode(stage), KINDS, "stage") == stage
+    for kind in LOSSES:
+        other = config.override(stage, "model.loss", f'{{"kind": "{kind}"}}', kinds=KINDS)
+        assert other.model.loss == LOSSES[kind]()
+    if max(shape) > 16:
+        (modern,) = RECIPE.stages(spec, BUDGET)
+        assert (stage.model.generator, stage.model.discriminator) == (
+            modern.model.generator,
+            modern.model.discriminator,
+        )
+    model = stage.model.build(stage.codec.fit(spec, torch.randint(0, 256, (4, *shape))).spec)
+    assert model.sample(2, {"label": torch.tensor([0, 2])}, rng=Rng(0, "sample")).shape == (2, *shape)
+
+
+def test_dcgan_is_for_images():
+    assert dcgan.RECIPE.unfit(DataSpec("vector", (3,)))
+    assert dcgan.RECIPE.unfit(DataSpec("image", (1, 28, 28), levels=256)) is None
+
+
+def test_gamma_grows_with_the_number_of_pixels():
+    gammas = []
+    for side in (28, 56):
+        (stage,) = RECIPE.stages(DataSpec("image", (1, side, side), levels=256), BUDGET)
+        gammas.append(stage.model.gamma)
+    assert gammas[1] == pytest.approx(4 * gammas[0])
 
 
 def test_tokens_are_refused():

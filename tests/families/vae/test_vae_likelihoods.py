@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
-from quintet.families.vae.likelihoods import Categorical, DiscretisedLogistic, Gaussian, Likelihood
+from quintet.families.vae.likelihoods import Categorical, ColourLogistic, DiscretisedLogistic, Gaussian, Likelihood
 
 SHARINGS = ("example", "dimension", "all")
 
@@ -158,3 +158,75 @@ def test_wrong_data_is_refused() -> None:
         Categorical(DataSpec("vector", (2,)))
     with pytest.raises(ValueError, match="continuous"):
         Gaussian(one(4), sharing="all")
+
+
+@pytest.mark.parametrize("mixtures", [1, 3])
+def test_colour_logistic_sums_to_one_over_all_colours(mixtures: int) -> None:
+    """Over all 5^3 colours of a pixel at once, and over 256 levels of the last channel given the others."""
+    output = ColourLogistic(DataSpec("image", (3, 1, 1), 5), mixtures=mixtures).double()
+    y = 3 * Rng(mixtures, "y").normal((20, *output.outputs), torch.float64)
+    colours = torch.cartesian_prod(*[torch.arange(5)] * 3)[:, :, None, None]
+    for i in range(20):
+        total = output.log_prob(colours, y[i : i + 1].expand(125, -1, -1, -1)).logsumexp(0)
+        assert float(total) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("mixtures", [1, 2])
+def test_colour_logistic_sums_to_one_over_256_levels(mixtures: int) -> None:
+    output = ColourLogistic(DataSpec("image", (2, 1, 1), 256), mixtures=mixtures).double()
+    y = 2 * Rng(mixtures, "y").normal((1, *output.outputs), torch.float64)
+    pairs = torch.cartesian_prod(torch.arange(256), torch.arange(256))[:, :, None, None]
+    parts = [output.log_prob(p, y.expand(len(p), -1, -1, -1)) for p in pairs.split(8192)]
+    assert float(torch.cat(parts).logsumexp(0)) == pytest.approx(0, abs=1e-10)
+
+
+def test_colour_logistic_of_one_channel_is_the_plain_one() -> None:
+    spec = DataSpec("image", (1, 2, 3), 17)
+    colour, plain = (
+        ColourLogistic(spec, mixtures=1).double(),
+        DiscretisedLogistic(spec, mixtures=1, sharing="example").double(),
+    )
+    y = Rng(0, "y").normal((9, *plain.outputs), torch.float64)
+    x = Rng(1, "x").integers(0, 17, (9, 1, 2, 3))
+    assert torch.allclose(colour.log_prob(x, y), plain.log_prob(x, y), atol=1e-12)
+    assert torch.allclose(colour.mean(y), plain.mean(y), atol=1e-12)
+
+
+@pytest.mark.parametrize("mixtures", [1, 2])
+def test_colour_samples_follow_the_probabilities(mixtures: int) -> None:
+    """Chi-square over the colours of a pixel with three levels a channel, channels strongly coupled."""
+    output = ColourLogistic(DataSpec("image", (2, 1, 1), 3), mixtures=mixtures)
+    n = 20_000
+    y = 0.5 * Rng(3, "y").normal((1, *output.outputs))
+    y.view(1, mixtures, -1)[:, :, 4] = 1.5  # how much of the first channel the second takes over
+    colours = torch.cartesian_prod(torch.arange(3), torch.arange(3))[:, :, None, None]
+    mass = output.log_prob(colours, y.expand(9, -1, -1, -1)).exp().double()
+    drawn = output.sample(y.expand(n, -1, -1, -1), Rng(4, "draw"))
+    assert drawn.dtype == torch.int64
+    counts = torch.bincount((3 * drawn[:, 0] + drawn[:, 1]).flatten(), minlength=9).double()
+    keep = mass * n >= 5
+    observed = torch.cat([counts[keep], counts[~keep].sum()[None]]).numpy()
+    expected = (torch.cat([mass[keep], mass[~keep].sum()[None]]) * n).numpy()
+    seen = expected > 0
+    assert stats.chisquare(observed[seen], expected[seen] * (observed.sum() / expected[seen].sum())).pvalue > 1e-4
+    independent = torch.outer(mass.view(3, 3).sum(1), mass.view(3, 3).sum(0)).flatten()
+    assert (mass - independent).abs().max() > 0.02  # the channels know each other
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_noise_is_a_temperature(which: int) -> None:
+    """At 0 nothing is drawn, and towards 0 draws gather there."""
+    output = makers()[which]
+    y = Rng(which, "y").normal((50, *output.outputs))
+    still = output.sample(y, Rng(0, "a"), noise=0.0)
+    assert torch.equal(still, output.sample(y, Rng(1, "a"), noise=0.0))
+    near = [float((output.sample(y, Rng(2, "a"), noise=t) == still).float().mean()) for t in (1e-3, 1.0)]
+    assert near[0] > 0.9 > near[1]
+
+
+def test_noise_scales_the_spread() -> None:
+    output = Gaussian(DataSpec("vector", (2,)), sharing="example")
+    y = torch.tensor([[0.3, -1.0, 0.5, -0.2]]).expand(20_000, -1)
+    for noise in (0.0, 0.4, 1.0):
+        x = output.sample(y, Rng(0, "draw"), noise)
+        assert torch.allclose(x.std(0), noise * torch.tensor([0.5, -0.2]).exp(), atol=0.03)

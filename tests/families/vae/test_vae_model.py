@@ -154,6 +154,41 @@ def test_ppca_is_where_the_bound_is_stationary_and_where_training_ends() -> None
     assert torch.allclose(learned @ learned.T, weight @ weight.T, atol=1e-2)
 
 
+def set_beta_ppca(vae: VAE, x: Tensor, beta: float, noise: float) -> Tensor:
+    """The optimum of the linear VAE with factor beta on the divergence and fixed noise variance; (W,) its rates.
+
+    Reverse water-filling: along an axis of variance l > beta noise the distortion is beta noise and the rate
+    log(l / (beta noise)) / 2. From the gradients of (distortion + ...) / (2 noise) + beta KL, solved axis by axis.
+    """
+    mean = x.mean(0)
+    values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+    values, vectors = values.flip(0)[:W], vectors.flip(1)[:, :W]
+    level = beta * noise
+    assert (values > level).all()
+    set_ppca(vae, mean, vectors * (values - level).sqrt(), level)
+    with torch.no_grad():
+        vae.output.log_sigma.fill_(0.5 * math.log(noise) / 10)  # type: ignore[union-attr]
+    return 0.5 * (values / level).log()
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 2.5])
+def test_beta_moves_rate_and_distortion_as_the_closed_form_says(beta: float) -> None:
+    """With the scale learned as well, noise = (sum of discarded variances) / (D - beta W)."""
+    x = factor_data(seed=4)
+    values = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
+    noise = float(values[W:].sum()) / (D - beta * W)
+    vae = linear_vae(beta=beta)
+    rates = set_beta_ppca(vae, x, beta, noise)
+    mean, log_std = vae.posterior(x, {})
+    kl = vae.prior.kl(mean, log_std, mean, {}).mean()
+    assert float(kl.detach()) == pytest.approx(float(rates.sum()), rel=1e-9)
+    assert torch.allclose(vae.kl_per_dimension(x), rates, atol=1e-9)
+    distortion = -(exact_bound(vae, x).mean() + kl - D * -0.5 * math.log(2 * math.pi * noise)) * 2 * noise
+    assert float(distortion.detach()) == pytest.approx(beta * noise * W + float(values[W:].sum()), rel=1e-9)
+    for grad in torch.autograd.grad((beta - 1) * kl - exact_bound(vae, x).mean(), list(vae.parameters())):
+        assert grad.abs().max() < 1e-9
+
+
 def off_posterior(seed: int = 0) -> tuple[VAE, Tensor, Tensor]:
     """A linear VAE whose encoder is wrong on purpose: (model, x, exact log p)."""
     x = factor_data(60, seed)
@@ -300,7 +335,7 @@ def test_the_model_keeps_the_contract(likelihood: LikelihoodConfig, prior: Prior
     vae.eval()
     with torch.no_grad():
         cond = {"label": torch.arange(80) % 3}
-        for sampling in (VaeSampling(), VaeSampling(output="mean"), VaeSampling(temperature=0.5)):
+        for sampling in (VaeSampling(), VaeSampling(noise=0.0), VaeSampling(temperature=0.5)):
             x = vae.sample(80, cond, rng=Rng(0, "s"), sampling=sampling)
             assert x.shape == (80, *spec.shape)
             if spec.levels is not None:

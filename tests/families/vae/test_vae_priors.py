@@ -93,3 +93,21 @@ def test_normal_log_prob_against_scipy() -> None:
     z, mean, log_std = (Rng(i, "a").normal((7, 3), torch.float64) for i in range(3))
     expected = stats.norm(mean.numpy(), log_std.exp().numpy()).logpdf(z.numpy()).sum(1)
     assert torch.allclose(normal_log_prob(z, mean, log_std), torch.from_numpy(expected), atol=1e-12)
+
+
+def test_marginal_divergences() -> None:
+    """Exact for the standard normal; for a mixture against the integral on a grid, number by number."""
+    mean = Rng(0, "m").normal((6, 2), torch.float64)
+    log_std = -1 + 0.3 * Rng(1, "s").normal((6, 2), torch.float64)
+    each = StandardNormal(2).marginal_kl(mean, log_std, {})
+    assert torch.allclose(each.sum(1), normal_kl(mean, log_std), atol=1e-12)
+    prior = mixture(seed=2)
+    label = torch.tensor([0, 1, 2, -1, 0, 1])
+    got = prior.marginal_kl(mean, log_std, {"label": label})
+    grid = torch.linspace(-9, 9, 36_001, dtype=torch.float64)
+    for i in range(6):
+        z = grid[:, None].expand(-1, 2)
+        log_p = prior.marginal_log_prob(z, {"label": label[i].expand(len(grid))})
+        log_q = Normal(mean[i], log_std[i].exp()).log_prob(z)
+        expected = (log_q.exp() * (log_q - log_p)).sum(0) * float(grid[1] - grid[0])
+        assert torch.allclose(got[i], expected, atol=2e-2, rtol=2e-2)

@@ -10,6 +10,7 @@ dropout and guidance), arXiv:2207.12598; Gordon et al. 1993 (particle filter, fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Protocol, cast
@@ -19,14 +20,31 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from quintet.core.batch import Batch
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasFill, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
+from quintet.core.model import (
+    Finding,
+    HasFill,
+    HasLogProb,
+    HasTrace,
+    HasWatch,
+    Loss,
+    Model,
+    Player,
+    Trace,
+    Turn,
+    hide,
+)
+from quintet.core.numerics import full
 from quintet.core.recipe import ModelConfig, TokenNetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
 from quintet.families.autoregressive.orders import OrderName, order
 from quintet.families.autoregressive.outputs import OutputConfig
 from quintet.samplers.tokens import Next, draw, generate, restrict
+
+MOST_LOGITS = 2**24
+"""Logits held at once where a likelihood is only evaluated: 64 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -66,7 +84,7 @@ class TokenNetwork(Protocol):
     def next(self, cache: Cache, tokens: Tensor | None) -> Tensor: ...
 
 
-class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
+class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace, HasWatch):
     """See the module.
 
     Args:
@@ -112,14 +130,25 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace):
         total = -self._log_prob(turn.batch.x, cond).mean() / self.spec.dims
         return Loss(total, {"nats_per_dim": total.detach()})
 
+    def watch(self, train: Batch, held_out: Batch, *, rng: Rng) -> Sequence[Finding]:
+        """A loss on held-out data above that of guessing every level alike; not finite counts as above."""
+        loss = -self.log_prob(held_out.x, held_out.cond, rng=rng).double().mean().item() / self.spec.dims
+        uniform = math.log(self.levels)
+        return [] if loss <= uniform else [Finding("above_uniform", loss, uniform, severe=True)]
+
     # likelihood
 
     def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
-        return self._log_prob(x, cond or {})
+        step, cond = max(1, MOST_LOGITS // (self.spec.dims * self.levels)), cond or {}
+        parts = [
+            self._log_prob(x[i : i + step], {name: value[i : i + step] for name, value in cond.items()})
+            for i in range(0, len(x), step)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, device=x.device)
 
     def _log_prob(self, x: Tensor, cond: Cond) -> Tensor:
         tokens = self.read(x)
-        logits = self.output.logits(self.network(tokens, cond), self.levels)  # (B, T, levels)
+        logits = self.output.logits(full(self.network(tokens, cond)), self.levels)  # (B, T, levels)
         terms = -nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
         return terms.view(tokens.shape).sum(1)
 

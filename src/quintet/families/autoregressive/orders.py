@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-OrderName = Literal["rows", "columns"]
+OrderName = Literal["rows", "columns", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,14 @@ class Order:
 
 
 def order(name: OrderName, shape: tuple[int, ...]) -> Order:
-    """ "rows" reads a grid as it lies; "columns" swaps the last two axes (of one axis there is nothing to swap)."""
+    """How a grid is read: "rows" as it lies, "columns" with the last two axes swapped, "pixels" with the first last.
+
+    An image (channels, rows, columns) read by "pixels" gives all channels of a pixel one after another. Of one axis
+    there is nothing to move.
+    """
     axes = list(range(len(shape)))
     if name == "columns" and len(axes) > 1:
         axes[-2:] = axes[:-3:-1]
+    elif name == "pixels":
+        axes = [*axes[1:], 0]
     return Order(tuple(shape), tuple(axes))

@@ -35,17 +35,18 @@ class Categorical(OutputConfig):
     """One free logit a level.
 
     Attributes:
-        cap: logits are squashed to (-cap, cap) by cap * tanh(logit / cap), so that no probability becomes zero.
+        cap: logits are squashed to (-cap, cap) by cap * tanh(logit / cap), so that no probability becomes zero; None
+            leaves them as they are, which of hundreds of levels saves a tenth of a training step.
     """
 
     kind = "categorical"
-    cap: float = Field(default=30.0, gt=0)
+    cap: float | None = Field(default=30.0, gt=0)
 
     def outputs(self, levels: int) -> int:
         return levels
 
     def logits(self, raw: Tensor, levels: int) -> Tensor:
-        return self.cap * torch.tanh(raw / self.cap)
+        return raw if self.cap is None else self.cap * torch.tanh(raw / self.cap)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

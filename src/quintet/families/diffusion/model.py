@@ -1,17 +1,21 @@
-"""Diffusion and flow matching: one continuous-time model of a network, a path, a target, a weighting, a sampler.
+"""Diffusion and flow matching: one model of a network, a path, a target, a weighting, a density, a sampler.
 
 What it is: x_t = a(t) x0 + s(t) eps; a network learns the conditional mean of a target (velocity, noise, clean data)
-given x_t and t, which makes the velocity of an ordinary differential equation that carries noise (t = 1) to data
-(t = 0). Flow matching is the linear path with the velocity target; DDPM's training is the "vp" path with the "eps"
-target. What it is not: a network, a schedule of discrete steps, or a stochastic sampler.
+given x_t and t, which gives the velocity of an ordinary differential equation that carries noise (t = 1) to data
+(t = 0), the reverse kernels of a chain of discrete steps, and a bound on the likelihood. Flow matching is the linear
+path with the velocity target; DDPM the "ddpm-path" with "eps"; EDM the "edm-path" with "edm", its preconditioning; VDM
+the "log-snr-path" with the bound's weighting. What it is not: a network, or a solver.
 
-Sources: Ho et al. 2020, arXiv:2006.11239; Song et al. 2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364;
+Data with levels are read as L even values from -1 to 1, and the network is shown where between the levels each value
+lies: sines and cosines whose periods are one and two level widths, faded out where noise hides the levels.
+
+Sources: Ho et al. 2020, arXiv:2006.11239; Song et al. 2021, arXiv:2011.13456; Kingma et al. 2021 (levels: appendix on
+Fourier features, whose periods are theirs for 256 levels), arXiv:2107.00630; Karras et al. 2022, arXiv:2206.00364;
 Lipman et al. 2023, arXiv:2210.02747; Ho & Salimans 2022, arXiv:2207.12598.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -20,46 +24,27 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from quintet.core.config import STRICT, Config
+from quintet.core.config import STRICT
 from quintet.core.model import HasDenoiser, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
-from quintet.families.diffusion.paths import PATHS, PathName, wide
-from quintet.families.diffusion.targets import DEFINED, TargetName, combine, convert
+from quintet.families.diffusion.densities import DensityConfig, OdeDensityConfig
+from quintet.families.diffusion.paths import PATHS, Level, Path, PathConfig, PathName, wide
+from quintet.families.diffusion.sampling import DiffusionSampling
+from quintet.families.diffusion.targets import TargetName, combine, convert, factors, presented, span
 from quintet.families.diffusion.warps import CONDITION, WarpConfig, Warps
-from quintet.families.diffusion.weighting import WeightingConfig
+from quintet.families.diffusion.weighting import Weighting, WeightingConfig
 from quintet.samplers.guidance import guided
-from quintet.samplers.ode import FIXED, Counted, Solver, Velocity, solve
+from quintet.samplers.multistep import Clean, follow
+from quintet.samplers.ode import FIXED, Counted, Velocity, solve
 
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class OdeSampling(Config):
-    """How noise is carried to data.
-
-    Attributes:
-        solver: "euler", "heun", "rk4" (fixed steps) or "dopri5" (adaptive).
-        steps: intervals of the fixed grid; dopri5 chooses its own.
-        guidance: 1 = plain conditional, 0 = unconditional.
-        warp: the grid is t = u^warp for even u; above 1 puts more steps near the data.
-        tolerance: dopri5's, relative and absolute.
-    """
-
-    kind = "ode-sampling"
-    solver: Solver = "heun"
-    steps: int = Field(default=16, ge=1, le=10_000)
-    guidance: float = Field(default=1.0, ge=-100, le=100, allow_inf_nan=False)
-    warp: float = Field(default=1.0, gt=0, le=10)
-    tolerance: float = Field(default=1e-4, gt=0, le=1)
-
-    def times(self, start: float = 1.0, end: float = 0.0) -> Tensor:
-        """(steps + 1,) float64 from `start` down to `end`."""
-        u = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64) ** self.warp
-        return end + (start - end) * u
+WAVES = 4
+"""Channels that tell where between the levels a value lies: a sine and a cosine of two periods."""
 
 
 class Diffusion(
-    Model[OdeSampling],
+    Model[DiffusionSampling],
     HasLogProb,
     HasDenoiser,
     HasTrace,
@@ -67,37 +52,34 @@ class Diffusion(
     """See the module.
 
     Args:
-        spec: of continuous data with about unit scale (the codec's business).
-        network: (x, cond, t) -> prediction of `target`, all (B, *spec.shape).
-        path, target, weighting, sampling: see their classes.
+        spec: of continuous data with about unit scale (the codec's business), or of images or vectors with levels.
+        network: (x, cond, t) -> prediction of `target` (B, *spec.shape); of levels, x has 1 + WAVES times the channels.
+        path, target, weighting, density, sampling: see their classes.
         class_dropout: share of training examples whose conditions are hidden.
-        integration: how `log_prob` integrates; its guidance plays no part.
-        probes: random probes of the divergence per item in `log_prob`; 0 = the exact trace.
         warps: augmentation that the network is told of, through the condition warps.CONDITION.
     """
-
-    likelihood = "estimate"
 
     def __init__(
         self,
         spec: DataSpec,
         network: nn.Module,
         *,
-        path: PathName,
+        path: Path,
         target: TargetName,
-        weighting: WeightingConfig,
+        weighting: Weighting,
+        density: DensityConfig,
         class_dropout: float,
-        sampling: OdeSampling,
-        integration: OdeSampling,
-        probes: int,
+        sampling: DiffusionSampling,
         warps: Warps | None = None,
     ) -> None:
         super().__init__(spec, sampling)
-        if spec.levels is not None:
-            raise ValueError("diffusion models continuous data; the recipe's codec turns levels into them")
-        self.network, self.path, self.target = network, PATHS[path], target
-        self.weighting, self.class_dropout = weighting, class_dropout
-        self.integration, self.probes, self.warps = integration, probes, warps
+        if spec.kind == "tokens":
+            raise ValueError("diffusion models continuous values and levels in order, not tokens")
+        if spec.levels is not None and density.likelihood == "estimate":
+            raise ValueError("the probability-flow equation gives a density, and these data have levels")
+        self.network, self.path, self.target = network, path, target
+        self.weighting, self.class_dropout, self.warps = weighting, class_dropout, warps
+        self.density, self.likelihood = density, density.likelihood
 
     # training
 
@@ -107,179 +89,230 @@ class Diffusion(
     def loss(self, turn: Turn) -> Loss:
         """Weighted mean squared error of the target, per dimension.
 
-        Source: Lipman et al. 2023, eq. 14 for the linear path with the velocity target.
+        Source: Ho et al. 2020, eq. 14 for the discrete chain with "eps"; Lipman et al. 2023, eq. 14 for the linear path
+        with the velocity; Karras et al. 2022, eq. 8; Kingma et al. 2021, eq. 17.
         """
-        x0 = turn.batch.x
+        x0 = self._read(turn.batch.x)
         cond = hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         if self.warps is not None:
             x0, which = self.warps(x0, turn.rng("warp"))
             cond = {**cond, CONDITION: which}
-        t = self.weighting.times(len(x0), turn.rng("time")).to(x0.dtype)
+        t = self.weighting.times(len(x0), turn.rng("time"), self.target, self.path).to(x0.dtype)
         eps = turn.rng("noise").normal(tuple(x0.shape)).to(x0.dtype)
-        y = self.network(self.path.point(x0, eps, t), cond, t)
+        y = self._call(self.path.point(x0, eps, t), t, cond)
         error = (y - combine(self.target, self.path, x0, eps, t)).square().flatten(1).mean(1)  # (B,)
         total = (self.weighting.weight(self.target, self.path, t) * error).mean()
         return Loss(total, {f"{self.target}_mse": error.detach().mean()})
 
-    # the field
+    # the network
+
+    def _call(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The network's prediction of its own target at x (B, *E), t (B,)."""
+        shown, clock = x, t
+        told = presented(self.target, self.path, t)
+        if told is not None:
+            scale, clock = told
+            shown = wide(scale, x) * x
+        if self.spec.levels is not None:
+            a, s = wide(self.path.a(t).clamp_min(1e-6), x), wide(self.path.s(t), x)
+            shown = _waves(shown, x / a, s / a, self.spec.levels)
+        y: Tensor = self.network(shown, cond, clock)
+        return y.to(x.dtype)
 
     def predict(self, target: TargetName, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The conditional mean (B, *E) of any target at x (B, *E), t (B,); times outside its range are moved in."""
-        low, high = self._range()
+        low, high = span(self.target, self.path)
         t = t.clamp(low, high)
-        return convert(self.target, target, self.path, self.network(x, cond, t.to(x.dtype)), x, t)
+        return convert(self.target, target, self.path, self._call(x, t.to(x.dtype), cond), x, t)
 
     def velocity(self, cond: Cond | None = None, guidance: float = 1.0) -> Velocity:
         """dx/dt of the probability-flow equation as a function of (x (B, *E), t (B,))."""
-        return guided(lambda x, t, c: self.predict("velocity", x, t, c), cond, guidance)
+        return guided(self._velocity, cond, guidance)
+
+    def _velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return self.predict("velocity", x, t, cond)
 
     def denoiser(self, cond: Cond | None = None, guidance: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
-        clean = guided(lambda x, t, c: self.predict("x0", x, t, c), cond, guidance)
+        """See HasDenoiser; data with levels come and go in levels, as floats."""
+
+        def predict(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+            return self.predict("x0", x, t, cond)
+
+        clean = guided(predict, cond, guidance)
+        unit = 1.0 if self.spec.levels is None else 2 / (self.spec.levels - 1)
+        shift = 0.0 if self.spec.levels is None else 1.0
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            t = self.path.time(torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
-            return clean(self.path.a(wide(t, x)) * x, t)
+            x = x * unit - shift
+            t = self.path.time(unit * torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)))
+            return (clean(self.path.a(wide(t, x)) * x, t) + shift) / unit
 
         return denoise
 
-    def _range(self) -> tuple[float, float]:
-        low, high = DEFINED[self.target]
-        return max(low, self.path.low), high
+    def _clean(self, levels: Sequence[Level], cond: Cond | None, sampling: DiffusionSampling) -> Clean:
+        """The clean data expected at given levels, with every coefficient worked out beforehand."""
+        times = torch.tensor([level.t for level in levels], dtype=torch.float64)
+        of_x, of_y = (value.tolist() for value in factors(self.target, "x0", self.path, times))
+        told = presented(self.target, self.path, times)
+        scale, clock = (None, times) if told is None else (told[0].tolist(), told[1])
+        like = next(self.parameters())
+        clocks = clock.to(device=like.device, dtype=like.dtype).unbind(0)
+
+        def predict(x: Tensor, i: int, cond: Cond) -> Tensor:
+            shown = x if scale is None else x * scale[i]
+            if self.spec.levels is not None:
+                a = max(levels[i].a, 1e-6)
+                shown = _waves(shown, x / a, levels[i].s / a, self.spec.levels)
+            y = self.network(shown, cond, clocks[i].expand(len(x))).to(x.dtype)
+            return torch.add(x * of_x[i], y, alpha=of_y[i])
+
+        inside = None
+        if sampling.interval is not None:
+            low, high = sampling.interval
+            inside = [low <= level.t <= high for level in levels].__getitem__
+        return guided(predict, cond, sampling.guidance, inside)
 
     # sampling
 
-    def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: OdeSampling | None = None) -> Tensor:
+    def sample(
+        self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: DiffusionSampling | None = None
+    ) -> Tensor:
         sampling = self.sampling if sampling is None else sampling
-        low, high = self._range()
-        field = self.velocity(cond, sampling.guidance)
-        return self._finish(field, solve_from(self._noise(n, rng), field, sampling, high, low), low)
+        if sampling.follows_velocity:
+            return self._write(self._flow(self._noise(n, span(self.target, self.path)[1], rng), cond, sampling))
+        rows, levels = sampling.table(self.target, self.path)
+        x = self._noise(n, levels[0].t, rng)
 
-    def sequential_steps(self, sampling: OdeSampling | None = None) -> int:
+        def noise(i: int) -> Tensor:
+            return rng("step", i).normal(tuple(x.shape)).to(device=x.device, dtype=x.dtype)
+
+        return self._write(follow(self._clean(levels, cond, sampling), x, rows, noise))
+
+    def sequential_steps(self, sampling: DiffusionSampling | None = None) -> int:
         sampling = self.sampling if sampling is None else sampling
-        low, high = self._range()
-        last = int(low > 0)
+        if not sampling.follows_velocity:
+            return len(sampling.table(self.target, self.path)[0])
+        low, high = span(self.target, self.path)
         if sampling.solver in FIXED:
-            return sampling.steps * FIXED[sampling.solver][1] + last
+            return sampling.count(self.path) * FIXED[sampling.solver][1] + int(self.path.level(low).s > 0)
         with torch.no_grad():  # the adaptive solver's count depends on the items: that of 64 of its own
-            field = Counted(self.velocity({}, 1.0))
-            solve_from(self._noise(64, Rng(0, "sequential-steps")), field, sampling, high, low)
-        return field.evaluations + last
+            field = Counted(self._velocity_at({}, sampling))
+            self._flow(self._noise(64, high, Rng(0, "sequential-steps")), {}, sampling, field)
+        return field.evaluations + int(self.path.level(low).s > 0)
 
-    def _noise(self, n: int, rng: Rng) -> Tensor:
+    def _velocity_at(self, cond: Cond | None, sampling: DiffusionSampling) -> Velocity:
+        within = None
+        if sampling.interval is not None:
+            low, high = sampling.interval
+            within = lambda t: (t >= low) & (t <= high)  # noqa: E731
+        return guided(self._velocity, cond, sampling.guidance, within)
+
+    def _flow(self, x: Tensor, cond: Cond | None, sampling: DiffusionSampling, field: Velocity | None = None) -> Tensor:
+        """Along the equation to the lowest time, and from there to the clean data expected, if it is not clean."""
+        field = self._velocity_at(cond, sampling) if field is None else field
+        low, high = span(self.target, self.path)
+        if sampling.solver == "dopri5":
+            times = torch.tensor([high, low], dtype=torch.float64)
+            x = solve(field, x, times, "dopri5", tolerance=sampling.tolerance or 1e-4)
+        else:
+            assert sampling.solver in FIXED
+            x = FIXED[sampling.solver][0](field, x, sampling.times(self.path, high, low))
+        level = self.path.level(low)
+        return x if level.s == 0 else self._clean([level], cond, sampling)(x, 0)
+
+    def _noise(self, n: int, t: float, rng: Rng) -> Tensor:
         like = next(self.parameters())
         eps = rng("noise").normal((n, *self.spec.shape)).to(device=like.device, dtype=like.dtype)
-        high = torch.tensor(self._range()[1], dtype=torch.float64)
-        return eps * float(self.path.s(high))
-
-    def _finish(self, field: Velocity, x: Tensor, low: float) -> Tensor:
-        """The last stretch from `low` to 0 in one Euler step."""
-        if low <= 0:
-            return x
-        return x - low * field(x, torch.full((len(x),), low, dtype=x.dtype, device=x.device))
+        return eps * self.path.spread(t)
 
     def trace(self, n: int, frames: int, cond: Cond | None = None, *, rng: Rng) -> Trace:
-        """Evenly spaced moments of the way from noise to data."""
+        """Evenly spaced moments of the way from noise to data, by DPM-Solver++(2M)."""
         if frames < 2:
             raise ValueError(f"a trace needs at least two frames, got {frames}")
-        low, high = self._range()
-        field = self.velocity(cond, self.sampling.guidance)
-        x = self._noise(n, rng)
-        at = torch.linspace(high, low, frames, dtype=torch.float64).tolist()
-        seen = [x]
-        for start, end in itertools.pairwise(at):
-            part = OdeSampling(solver="heun", steps=max(1, math.ceil(32 / (frames - 1))))
-            x = solve_from(x, field, part, start, end)
-            seen.append(x)
-        seen[-1] = self._finish(field, seen[-1], low)
-        labels = tuple(f"t={t:.2f}" for t in (*at[:-1], 0.0))
-        return Trace("denoise", torch.stack(seen), labels)
+        steps = (frames - 1) * math.ceil(32 / (frames - 1))
+        sampling = DiffusionSampling(
+            solver="dpmpp-2m", grid="time", steps=min(steps, self.path.steps or steps), guidance=self.sampling.guidance
+        )
+        rows, levels = sampling.table(self.target, self.path)
+        x = self._noise(n, levels[0].t, rng)
+        states, times = [x], [*(level.t for level in levels), 0.0]
+        follow(self._clean(levels, cond, sampling), x, rows, seen=lambda i, state: states.append(state))
+        kept = [round(j * len(rows) / (frames - 1)) for j in range(frames)]
+        labels = tuple(f"t={times[i]:.2f}" for i in kept)
+        return Trace("denoise", torch.stack([self._write(states[i]) for i in kept]), labels)
+
+    # levels
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Data as the network sees them: levels as even values from -1 to 1."""
+        return x if self.spec.levels is None else x.to(torch.get_default_dtype()) * (2 / (self.spec.levels - 1)) - 1
+
+    def _write(self, x: Tensor) -> Tensor:
+        """The inverse of `_read`: the nearest levels."""
+        if self.spec.levels is None:
+            return x
+        return (
+            ((x + 1) * ((self.spec.levels - 1) / 2)).round().nan_to_num(nan=0.0).clamp(0, self.spec.levels - 1).long()
+        )
 
     # likelihood
 
     def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
-        """log p(x) = log N(x_1) + integral from 0 to 1 of the divergence of the velocity along the flow.
-
-        Source: Song et al. 2021, eq. 39; Hutchinson's probes as in Grathwohl et al. 2019, arXiv:1810.01367.
-        """
-        low, high = self._range()
-        field = self.velocity(cond, 1.0)
-        flat = x.flatten(1)
-        n, d = flat.shape
-        probes = rng("probes").integers(0, 2, (n, self.probes, d)) if self.probes else None
-        signs = None if probes is None else (2 * probes - 1).to(device=x.device, dtype=x.dtype)
-
-        def joint(state: Tensor, t: Tensor) -> Tensor:  # (B, D + 1): the point, and the divergence gathered so far
-            with torch.enable_grad():
-                point = state[:, :-1].detach().requires_grad_()
-                v = field(point.unflatten(1, self.spec.shape), t).flatten(1)
-                divergence = _trace(v, point, signs)
-            return torch.cat([v.detach(), divergence[:, None]], dim=1)
-
-        start = torch.cat([flat, torch.zeros_like(flat[:, :1])], dim=1)
-        end = solve_from(start, joint, self.integration, low, high)
-        z, gathered = end[:, :-1], end[:, -1]
-        s = float(self.path.s(torch.tensor(high, dtype=torch.float64)))
-        base = -0.5 * (z / s).square().sum(1) - d * (0.5 * math.log(2 * math.pi) + math.log(s))
-        return base + gathered
+        known: Cond = {} if cond is None else cond
+        return self.density.log_prob(
+            lambda target, x, t: self.predict(target, x, t, known),
+            self._read(x),
+            self.target,
+            self.path,
+            self.spec.levels,
+            rng,
+        )
 
     @property
     def log_prob_protocol(self) -> str:
-        how = self.integration
-        grid = f"tolerance {how.tolerance:g}" if how.solver == "dopri5" else f"{how.steps} steps"
-        trace = f"{self.probes} random probes" if self.probes else "exact trace"
-        return f"probability-flow ODE, {how.solver}, {grid}, {trace}"
+        return self.density.protocol(self.path)
 
 
-def solve_from(x: Tensor, field: Velocity, sampling: OdeSampling, start: float, end: float) -> Tensor:
-    """Integrate `field` from time `start` to `end` as `sampling` says."""
-    return solve(field, x, sampling.times(start, end), sampling.solver, tolerance=sampling.tolerance)
+def _waves(shown: Tensor, x: Tensor, sigma: Tensor | float, levels: int) -> Tensor:
+    """`shown` (B, C, ...) and waves of x = x0 + sigma eps (B, C, ...): (B, (1 + WAVES) C, ...).
 
-
-def _trace(v: Tensor, point: Tensor, signs: Tensor | None) -> Tensor:
-    """(B,) trace of dv/dpoint, both (B, D): exact, or the mean over probes (B, K, D) of probe' J probe."""
-    n, d = point.shape
-    if signs is None:
-        total = torch.zeros(n, dtype=v.dtype, device=v.device)
-        for i in range(d):
-            (row,) = torch.autograd.grad(v[:, i].sum(), point, retain_graph=i + 1 < d)
-            total = total + row[:, i]
-        return total
-    parts = []
-    for k in range(signs.shape[1]):
-        probe = signs[:, k]
-        (pulled,) = torch.autograd.grad((v * probe).sum(), point, retain_graph=k + 1 < signs.shape[1])
-        parts.append((pulled * probe).sum(1))
-    return torch.stack(parts).mean(0)
+    Each wave is scaled by exp(-(frequency sigma)^2 / 2), the share of it that the noise leaves.
+    """
+    parts = [shown]
+    for frequency in (math.pi * (levels - 1) / 2, math.pi * (levels - 1)):
+        strength = -((frequency * sigma) ** 2) / 2
+        fade = torch.exp(strength) if isinstance(strength, Tensor) else math.exp(strength)
+        parts += [torch.sin(frequency * x) * fade, torch.cos(frequency * x) * fade]
+    return torch.cat(parts, 1)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DiffusionConfig(ModelConfig):
-    """See Diffusion. `probes` None: exact for up to 8 dimensions, else one."""
+    """See Diffusion. `path`: a name of PATHS, or a config."""
 
     kind = "diffusion"
     network: NetworkConfig
-    path: PathName = "linear"
+    path: PathName | PathConfig = "linear"
     target: TargetName = "velocity"
-    weighting: WeightingConfig = WeightingConfig()
+    weighting: Weighting = WeightingConfig()
+    density: DensityConfig = OdeDensityConfig()
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
-    sampling: OdeSampling = OdeSampling()
-    integration: OdeSampling = OdeSampling(solver="rk4", steps=16)
-    probes: int | None = Field(default=None, ge=0)
+    sampling: DiffusionSampling = DiffusionSampling()
     warps: WarpConfig | None = None
 
     def build(self, spec: DataSpec) -> Diffusion:
         told = {} if self.warps is None else {CONDITION: self.warps.count}
-        network = self.network.build(spec.shape, spec.shape, {**spec.conditions, **told}, time=True)
-        probes = self.probes if self.probes is not None else (0 if spec.dims <= 8 else 1)
+        waves = 1 if spec.levels is None else 1 + WAVES
+        inputs = (waves * spec.shape[0], *spec.shape[1:])
+        network = self.network.build(inputs, spec.shape, {**spec.conditions, **told}, time=True)
         return Diffusion(
             spec,
             network,
-            path=self.path,
+            path=self.path.build() if isinstance(self.path, PathConfig) else PATHS[self.path],
             target=self.target,
             weighting=self.weighting,
+            density=self.density,
             class_dropout=self.class_dropout,
             sampling=self.sampling,
-            integration=self.integration,
-            probes=probes,
             warps=None if self.warps is None else self.warps.build(spec),
         )

@@ -1,7 +1,6 @@
 """Monotone splines of one variable on a box, the identity outside, with exact inverse and derivative.
 
-What it is: elementwise maps whose shape comes from unnormalised parameters in the last axis, all zeros meaning the
-identity. What it is not: a network or a module; a spline has no state, so its config is the spline itself.
+What it is: bijections that act on each value alone, with unnormalised parameters.
 
 No boolean indexing and no branch on the data: every value goes through the same arithmetic with its bin gathered and
 the outside chosen by `where`, which keeps the memory traffic low and the cost independent of the values.
@@ -9,13 +8,12 @@ the outside chosen by `where`, which keeps the memory traffic low and the cost i
 Sources: Durkan et al. 2019 (rational quadratic), arXiv:1906.04032; Gregory & Delbourgo 1982 (its interpolant);
 Müller et al. 2019 (piecewise linear), arXiv:1808.03856.
 
-Shapes: x, y (..., D) values; theta (..., D, P) parameters, P = `Spline.parameters`; K bins.
+Shapes: x, y (..., D) values; theta (..., D, P) parameters, P = `Bijection.parameters`; K bins.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -23,30 +21,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from quintet.core.config import STRICT, Config
-
-
-class Spline(Config, ABC):
-    """A monotone map of the line that is learned inside [-bound, bound] and the identity outside."""
-
-    bound: float
-
-    @property
-    @abstractmethod
-    def parameters(self) -> int:
-        """P, the number of parameters of one map."""
-
-    @abstractmethod
-    def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and their log-derivatives, both (..., D)."""
-
-    @abstractmethod
-    def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
-        """The x (..., D) with forward(x, theta) = y."""
+from quintet.core.config import STRICT
+from quintet.families.flow.bijections import Bijection
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class RationalQuadratic(Spline):
+class RationalQuadratic(Bijection):
     """K bins with a ratio of two quadratics in each, once continuously differentiable, slope 1 at the ends.
 
     Args:
@@ -112,7 +92,7 @@ class RationalQuadratic(Spline):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PiecewiseLinear(Spline):
+class PiecewiseLinear(Bijection):
     """K bins of equal width with a constant slope in each: the cumulative distribution of a histogram.
 
     With one bin a level, a conditional spline on dequantised data is exactly a categorical distribution over the
@@ -137,7 +117,7 @@ class PiecewiseLinear(Spline):
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         mass, below = self._masses(theta)
         t = (x.clamp(-self.bound, self.bound) / self.bound + 1) * (self.bins / 2)
-        k = t.detach().floor().clamp(0, self.bins - 1)
+        k = t.detach().floor().clamp(0, self.bins - 1).nan_to_num(0.0)  # what is not finite shows in the loss
         index = k.long()[..., None]
         p, start = mass.gather(-1, index)[..., 0], below.gather(-1, index)[..., 0]
         y = (2 * (start + p * (t - k)) - 1) * self.bound

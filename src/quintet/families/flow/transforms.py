@@ -1,36 +1,45 @@
-"""Invertible transforms of vectors and their composition; forward goes from data to noise.
+"""Invertible transforms of flattened examples and their composition; forward goes from data to noise.
 
 What it is: the parts of a flow, each with an exact log-determinant and an exact inverse. Conditioner networks arrive as
-`NetworkConfig`. What it is not: a density; `model.Flow` joins a transform with a base.
+configs; what a conditioner's numbers do to a value is a `Bijection`. What it is not: a density; `model.Flow` joins a
+transform with a base. Transforms that need the axes of an image are in `images`.
 
-`sweep` splits the dimensions into groups and builds one coupling a group, each given the groups drawn before it: a
-block-autoregressive factorisation out of plain couplings, so that sampling takes one network evaluation a group.
+A coupling changes some dimensions given the others. `sweep` is one coupling a group, each given the groups drawn before
+it. `autoregressive` lets one causal network compute the parameters of all groups at once: a masked perceptron over
+columns is MAF or an autoregressive spline flow, a Transformer over patches is a block of TarFlow.
 
-Sources: Dinh et al. 2017 (coupling), arXiv:1605.08803; Durkan et al. 2019 (spline coupling, LU layers),
-arXiv:1906.04032; Kingma & Dhariwal 2018, section 3.2 (LU), arXiv:1807.03039; Reed et al. 2017 (coarse-to-fine order
-of pixels), arXiv:1703.03664.
+Sources: Dinh et al. 2017 (coupling), arXiv:1605.08803; Papamakarios et al. 2017 (MAF), arXiv:1705.07057; Durkan et al.
+2019 (splines in both, LU layers), arXiv:1906.04032; Zhai et al. 2024 (TarFlow), arXiv:2412.06329; Kingma & Dhariwal
+2018, section 3.2 (LU), arXiv:1807.03039; Reed et al. 2017 (coarse-to-fine order of pixels), arXiv:1703.03664; Chen &
+Gopinath 2000 (marginals made Gaussian first), "Gaussianization".
 
-Shapes: x, y (B, D); log_det (B,).
+Shapes: x, y (B, D); log_det (B,); tokens (B, T, P).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT, Config
-from quintet.core.recipe import NetworkConfig
+from quintet.core.numerics import full_precision
+from quintet.core.recipe import CausalNetworkConfig, NetworkConfig
 from quintet.core.rng import Rng
-from quintet.core.spec import Cond, DataSpec
-from quintet.families.flow.splines import Spline
+from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
+from quintet.families.flow.bijections import Bijection
+from quintet.samplers.guidance import guided
+
+States = Callable[[], Iterator[tuple[Tensor, Cond]]]
+"""Walks through the training split in blocks: x (B, D) as a transform gets it, and the conditions."""
 
 
 class Transform(nn.Module, ABC):
@@ -41,8 +50,18 @@ class Transform(nn.Module, ABC):
         """y (B, D) and log |det dy/dx| (B,)."""
 
     @abstractmethod
-    def inverse(self, y: Tensor, cond: Cond) -> Tensor:
-        """x (B, D)."""
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
+        """x (B, D). With guidance other than 1 a conditioner's parameters theta become those of no condition plus
+        guidance times the difference that the condition makes; then it inverts `forward` no longer.
+        """
+
+    def prepare(self, states: States) -> None:
+        """Initialise from the training data; most have nothing to do."""
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations that wait for each other in `inverse`."""
+        return 0
 
 
 class TransformConfig(Config, ABC):
@@ -67,10 +86,21 @@ class Composite(Transform):
             total = total + log_det
         return x, total
 
-    def inverse(self, y: Tensor, cond: Cond) -> Tensor:
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
         for part in reversed(list(self.leaves())):
-            y = part.inverse(y, cond)
+            y = part.inverse(y, cond, guidance)
         return y
+
+    def prepare(self, states: States) -> None:
+        """Each part in turn, on what the parts before it, prepared by then, make of the data."""
+        for n, part in enumerate(self.parts):
+            before = Composite([p for p in self.parts[:n] if isinstance(p, Transform)])
+            assert isinstance(part, Transform)
+            part.prepare(lambda before=before: ((before(x, cond)[0], cond) for x, cond in states()))  # type: ignore[misc]
+
+    @property
+    def evaluations(self) -> int:
+        return sum(part.evaluations for part in self.leaves())
 
     def leaves(self) -> Iterator[Transform]:
         """The transforms in forward order, those inside other composites too."""
@@ -81,8 +111,8 @@ class Composite(Transform):
                 yield part
 
 
-class SplineCoupling(Transform):
-    """Some dimensions go through splines whose parameters a network computes from others, which stay as they are.
+class Coupling(Transform):
+    """Some dimensions go through bijections whose parameters a network computes from others, which stay as they are.
 
     Args:
         change: indices of the dimensions to transform.
@@ -94,43 +124,49 @@ class SplineCoupling(Transform):
     given: Tensor
 
     def __init__(
-        self, spec: DataSpec, change: Sequence[int], given: Sequence[int], spline: Spline, network: NetworkConfig
+        self, spec: DataSpec, change: Sequence[int], given: Sequence[int], bijection: Bijection, network: NetworkConfig
     ) -> None:
         super().__init__()
         if not change or set(change) & set(given):
             raise ValueError(f"a coupling changes at least one dimension and none it sees, got {change} and {given}")
-        self.spline = spline
-        self.register_buffer("change", torch.tensor(list(change)), persistent=False)
-        self.register_buffer("given", torch.tensor(list(given), dtype=torch.int64), persistent=False)
-        outputs = (len(change), spline.parameters)
+        self.bijection = bijection
+        order = torch.tensor([*change, *given])
+        self.register_buffer("change", order[: len(change)].clone(), persistent=False)
+        self.register_buffer("given", order[len(change) :].clone(), persistent=False)
+        outputs = (len(change), bijection.parameters)
         self.conditioner = network.build((max(1, len(given)),), outputs, spec.conditions)
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        y, log_slope = self.spline.forward(x.index_select(1, self.change), self._theta(x, cond))
+        y, log_slope = self.bijection.forward(x.index_select(1, self.change), self._theta(x, cond))
         return x.index_copy(1, self.change, y), log_slope.sum(1)
 
-    def inverse(self, y: Tensor, cond: Cond) -> Tensor:
-        return y.index_copy(1, self.change, self.spline.inverse(y.index_select(1, self.change), self._theta(y, cond)))
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
+        theta = guided(lambda x, _, given: self._theta(x, given), cond, guidance)(y, None)
+        return y.index_copy(1, self.change, self.bijection.inverse(y.index_select(1, self.change), theta))
+
+    @property
+    def evaluations(self) -> int:
+        return 1
 
     def _theta(self, x: Tensor, cond: Cond) -> Tensor:
         seen = x.index_select(1, self.given) if len(self.given) else x.new_ones(len(x), 1)
         theta: Tensor = self.conditioner(seen, cond)  # (B, change, P)
-        return theta
+        return theta.to(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SplineCouplingConfig(TransformConfig):
-    """A SplineCoupling that changes half of the dimensions given the other half.
+class CouplingConfig(TransformConfig):
+    """A Coupling that changes half of the dimensions given the other half.
 
     Attributes:
-        spline: the map of each dimension.
+        bijection: the map of each dimension.
         network: the conditioner.
         mask: "alternate" changes every other dimension, from the first or the second by turns; "random" changes a
             random half that is fixed by the place in the stack.
     """
 
-    kind = "spline-coupling"
-    spline: Spline
+    kind = "coupling"
+    bijection: Bijection
     network: NetworkConfig
     mask: Literal["alternate", "random"] = "alternate"
 
@@ -140,7 +176,7 @@ class SplineCouplingConfig(TransformConfig):
             order = [int(i) for i in Rng(0, "coupling", place // 2).permutation(spec.dims)]
         first, second = order[0::2], order[1::2]
         change, given = (first, second) if place % 2 == 0 or not second else (second, first)
-        return SplineCoupling(spec, change, given, self.spline, self.network)
+        return Coupling(spec, change, given, self.bijection, self.network)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -148,20 +184,20 @@ class SweepConfig(TransformConfig):
     """A Composite of couplings that together change every dimension once, each group given the groups drawn before it.
 
     Attributes:
-        spline: the map of each dimension.
+        bijection: the map of each dimension.
         network: each coupling's conditioner.
         groups: number of groups, at most one a dimension.
     """
 
     kind = "sweep"
-    spline: Spline
+    bijection: Bijection
     network: NetworkConfig
     groups: int = 16
 
     def build(self, spec: DataSpec, place: int) -> Transform:
         groups = partition(spec, self.groups)
         drawn = [[i for group in groups[:n] for i in group] for n in range(len(groups))]
-        parts = [SplineCoupling(spec, g, d, self.spline, self.network) for g, d in zip(groups, drawn, strict=True)]
+        parts = [Coupling(spec, g, d, self.bijection, self.network) for g, d in zip(groups, drawn, strict=True)]
         return Composite(parts[::-1])  # forward undoes the drawing, last group first
 
 
@@ -193,6 +229,112 @@ def _coarse_to_fine(side: int) -> list[tuple[int, int]]:
     return [(i + a, j + b) for a, b in ((0, 0), (1, 1), (0, 1), (1, 0)) for i, j in coarse]
 
 
+class Autoregressive(Transform):
+    """Groups of dimensions in an order; each goes through a bijection whose parameters depend on the groups before it.
+
+    One evaluation of the network gives the density; the inverse takes one step a group, each of which the network's
+    cache makes as cheap as it can.
+
+    Args:
+        spec: of the data.
+        groups: (T, P) indices of dimensions, `spec.dims` for none, every dimension once.
+        grid: rows and columns in which the groups lie.
+        bijection: of a group.
+        network: of all groups.
+    """
+
+    take: Tensor
+    back: Tensor
+    inside: Tensor
+
+    def __init__(
+        self, spec: DataSpec, groups: Tensor, grid: tuple[int, int], bijection: Bijection, network: CausalNetworkConfig
+    ) -> None:
+        super().__init__()
+        flat = groups.flatten()
+        if flat[flat < spec.dims].sort().values.tolist() != list(range(spec.dims)):
+            raise ValueError(f"groups must hold each of {spec.dims} dimensions once")
+        self.bijection, self.length, self.size = bijection, *groups.shape
+        self.ragged = len(flat) > spec.dims
+        self.register_buffer("take", flat, persistent=False)
+        self.register_buffer("back", flat.argsort()[: spec.dims], persistent=False)
+        self.register_buffer("inside", (groups < spec.dims)[..., None], persistent=False)
+        outputs = self.size * bijection.parameters
+        self.network = network.build(self.length, self.size, spec.conditions, grid=grid, outputs=outputs)
+
+    def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        tokens = self._tokens(x)
+        theta = self._shaped(self.network(tokens, cond), x, slice(None))
+        y, log_slope = self.bijection.forward(tokens, theta)
+        return self._values(y), log_slope.flatten(1).sum(1)
+
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
+        tokens, n = self._tokens(y), len(y)
+        cond = {} if guidance == 0 else cond
+        twice = bool(cond) and guidance != 1  # rows without the condition, then the same with it, as one batch
+        if twice:
+            cond = {name: torch.cat([torch.full_like(value, UNCONDITIONAL), value]) for name, value in cond.items()}
+        cache = self.network.start(n * (1 + twice), cond)
+        drawn: list[Tensor] = []
+        for i in range(self.length):
+            last = drawn[-1] if drawn else None
+            theta = self.network.next(cache, torch.cat([last, last]) if twice and last is not None else last)
+            if twice:
+                without, given = theta.chunk(2)
+                theta = without + guidance * (given - without)
+            drawn.append(self.bijection.inverse(tokens[:, i], self._shaped(theta, y, i)))
+        return self._values(torch.stack(drawn, 1))
+
+    @property
+    def evaluations(self) -> int:
+        return self.length
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        if self.ragged:
+            x = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        return x.index_select(1, self.take).view(len(x), self.length, self.size)
+
+    def _values(self, tokens: Tensor) -> Tensor:
+        return tokens.flatten(1).index_select(1, self.back)
+
+    def _shaped(self, theta: Tensor, like: Tensor, groups: int | slice) -> Tensor:
+        """(..., P, parameters), zero (the identity) for what is not there."""
+        theta = theta.to(like.dtype).unflatten(-1, (self.size, self.bijection.parameters))
+        return theta * self.inside[groups] if self.ragged else theta
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AutoregressiveConfig(TransformConfig):
+    """See Autoregressive; the order is reversed from place to place.
+
+    Attributes:
+        bijection: of a group.
+        network: a causal one over groups.
+        patch: side of the square patches of an image (all its channels) that are the groups, read line by line; a
+            vector's groups are its columns.
+    """
+
+    kind = "autoregressive-transform"
+    bijection: Bijection
+    network: CausalNetworkConfig
+    patch: int = Field(default=1, ge=1)
+
+    def build(self, spec: DataSpec, place: int) -> Transform:
+        groups, grid = patches(spec, self.patch)
+        return Autoregressive(spec, groups.flip(0) if place % 2 else groups, grid, self.bijection, self.network)
+
+
+def patches(spec: DataSpec, side: int) -> tuple[Tensor, tuple[int, int]]:
+    """Indices of each patch's dimensions (T, P), `spec.dims` where a patch hangs over the edge, and the grid (R, C)."""
+    channels, height, width = spec.shape if spec.kind == "image" else (1, 1, spec.dims)
+    high, wide = min(side, height), min(side, width)
+    rows, columns = -(-height // high), -(-width // wide)
+    index = torch.full((channels, rows * high, columns * wide), spec.dims)
+    index[:, :height, :width] = torch.arange(spec.dims).view(channels, height, width)
+    index = index.view(channels, rows, high, columns, wide).permute(1, 3, 0, 2, 4)
+    return index.reshape(rows * columns, -1), (rows, columns)
+
+
 class LULinear(Transform):
     """y = L U x + b with unit lower triangular L and positive diagonal of U, the identity at the start.
 
@@ -209,10 +351,11 @@ class LULinear(Transform):
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         lower, upper = self._factors()
-        y = F.linear(F.linear(x, upper), lower, self.shift)
+        with full_precision():  # its inverse is solved in full precision too
+            y = F.linear(F.linear(x, upper), lower, self.shift)
         return y, self.log_diagonal.sum().expand(len(x))
 
-    def inverse(self, y: Tensor, cond: Cond) -> Tensor:
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
         lower, upper = self._factors()
         u = torch.linalg.solve_triangular(lower, (y - self.shift).T, upper=False, unitriangular=True)
         x: Tensor = torch.linalg.solve_triangular(upper, u, upper=True).T
@@ -248,7 +391,7 @@ class Probit(Transform):
         inside = (x.abs() <= 1).all(1)
         return z, torch.where(inside, log_slope.sum(1), -math.inf)
 
-    def inverse(self, y: Tensor, cond: Cond) -> Tensor:
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
         return torch.erf(y / math.sqrt(2))
 
 
@@ -260,3 +403,75 @@ class ProbitConfig(TransformConfig):
 
     def build(self, spec: DataSpec, place: int) -> Transform:
         return Probit()
+
+
+class Marginals(Transform):
+    """The box [-1, 1]^D to itself through each dimension's own distribution function, counted on the training data.
+
+    A histogram with one bin a level: afterwards each dimension alone is uniform, black background included, which takes
+    half of the box instead of one cell in 256. With `Probit` behind it a flow starts as the product of histograms, and
+    what is left to learn is dependence. Each histogram leans on that of its channel by `pool` made-up examples.
+
+    Args:
+        dims: D.
+        channels: whose histograms are pooled; they divide D.
+        bins: K, one a level.
+        pool: number of examples that a channel's histogram counts for in each of its dimensions.
+        floor: share of the mass spread evenly over the bins, so that float32 inverts every bin.
+    """
+
+    edges: Tensor
+
+    def __init__(self, dims: int, channels: int, bins: int, pool: float, floor: float) -> None:
+        super().__init__()
+        self.channels, self.bins, self.pool, self.floor = channels, bins, pool, floor
+        edges = torch.linspace(0, 1, bins + 1).expand(dims, bins + 1).clone()
+        self.register_buffer("edges", edges)  # (D, K + 1), distribution functions at the bins' edges
+
+    def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        t = (x.clamp(-1, 1) + 1) * (self.bins / 2)
+        k = t.detach().floor().clamp(0, self.bins - 1)
+        low, high = self._around(k.long())
+        y = 2 * (low + (high - low) * (t - k)) - 1
+        inside = (x.abs() <= 1).all(1)
+        return y, torch.where(inside, ((high - low) * self.bins).log().sum(1), -math.inf)
+
+    def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
+        u = ((y.clamp(-1, 1) + 1) / 2).T.contiguous()  # (D, B)
+        k = (torch.searchsorted(self.edges, u, right=True) - 1).clamp(0, self.bins - 1).T
+        low, high = self._around(k)
+        return (k + ((u.T - low) / (high - low)).clamp(0, 1)) * (2 / self.bins) - 1
+
+    def prepare(self, states: States) -> None:
+        dims, seen = len(self.edges), 0
+        counts = torch.zeros(dims, self.bins, dtype=torch.float64)
+        rows = torch.arange(dims) * self.bins
+        for x, _ in states():
+            k = ((x.cpu() + 1) * (self.bins / 2)).floor().clamp(0, self.bins - 1).long()
+            counts += torch.bincount((k + rows).flatten(), minlength=dims * self.bins).view(dims, self.bins)
+            seen += len(x)
+        whole = counts.view(self.channels, -1, self.bins).sum(1) + 1  # (C, K)
+        whole = (whole / whole.sum(1, keepdim=True)).repeat_interleave(dims // self.channels, 0)
+        mass = (counts + self.pool * whole) / (seen + self.pool)
+        mass = self.floor / self.bins + (1 - self.floor) * mass
+        self.edges[:, 1:] = mass.cumsum(1).to(self.edges)
+        self.edges[:, -1] = 1.0
+
+    def _around(self, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Both edges of the bins k (B, D)."""
+        place = k + torch.arange(len(self.edges), device=k.device) * (self.bins + 1)
+        flat = self.edges.flatten()
+        return flat[place], flat[place + 1]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MarginalsConfig(TransformConfig):
+    """See Marginals."""
+
+    kind = "marginals"
+    bins: int = Field(default=256, ge=2)
+    pool: float = Field(default=4096.0, gt=0)
+    floor: float = Field(default=0.01, gt=0, lt=1)
+
+    def build(self, spec: DataSpec, place: int) -> Transform:
+        return Marginals(spec.dims, spec.shape[0] if spec.kind == "image" else 1, self.bins, self.pool, self.floor)

@@ -30,15 +30,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from quintet.core.batch import Batch, Examples
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasTrace, Loss, Model, Player, Trace, Turn, hide
+from quintet.core.model import Finding, HasTrace, HasWatch, Loss, Model, Player, Trace, Turn, hide
+from quintet.core.numerics import full, full_precision, higher_order
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond, DataSpec
-from quintet.families.gan.augment import shifted
+from quintet.families.gan.augment import Kind, augmented
 from quintet.families.gan.losses import AdversarialLoss, Relativistic, cosine, gradient_penalties
 
 SAMPLE_CHUNK = 1024
+NOMINAL_BATCH = 64  # rows a step, for counting epochs: a process knows its own rows only
+LEAST_DIVERSITY, MOST_DUPLICATES, MOST_OVERFIT, MOST_WINS = 0.3, 0.5, 0.5, 0.999
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -86,7 +90,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:
         """(B,) logits."""
-        features = F.leaky_relu(self.body(x, {}), 0.2)  # (B, width)
+        features = F.leaky_relu(full(self.body(x, {})), 0.2)  # (B, width)
         direction = self.weight  # (width,) or (B, width)
         for name, table in self.labels.items():
             assert isinstance(table, nn.Embedding)
@@ -99,7 +103,7 @@ class Discriminator(nn.Module):
         return logits
 
 
-class GAN(Model[GANSampling], HasTrace):
+class GAN(Model[GANSampling], HasTrace, HasWatch):
     """See the module.
 
     Args:
@@ -136,6 +140,10 @@ class GAN(Model[GANSampling], HasTrace):
         coins: int,
         bound: float | None,
         sampling: GANSampling,
+        penalty_every: int = 1,
+        critic_steps: int = 1,
+        augment_kinds: Sequence[Kind] = ("shift",),
+        augment_epochs: float = 0.0,
     ) -> None:
         super().__init__(spec, sampling)
         if spec.levels is not None:
@@ -143,53 +151,91 @@ class GAN(Model[GANSampling], HasTrace):
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.latent, self.coins, self.bound = latent, coins, bound
         self.gamma, self.gamma_end = gamma, gamma_end
-        self.class_dropout, self.augment, self.noise = class_dropout, augment, noise
+        self.class_dropout, self.noise = class_dropout, noise
+        self.penalty_every, self.critic_steps = penalty_every, critic_steps
+        self.augment, self.augment_kinds, self.augment_epochs = augment, tuple(augment_kinds), augment_epochs
+        self.examples: int | None = None
 
     def players(self) -> Sequence[Player]:
         return (
             Player("discriminator", self.discriminator, self.discriminator_loss, ema=False),
-            Player("generator", self.generator, self.generator_loss),
+            Player("generator", self.generator, self.generator_loss, every=self.critic_steps),
         )
 
+    def prepare(self, examples: Examples) -> None:
+        """How many there are: it decides when each has been seen often enough to be learned by heart."""
+        self.examples = examples.examples
+
+    def augmentation(self, step: int) -> float:
+        """Probability of each kind of change: it grows as the examples are seen again and again."""
+        if not self.augment_epochs:
+            return self.augment
+        epochs = step * NOMINAL_BATCH / self.examples if self.examples else 0.0
+        return self.augment * min(1.0, epochs / self.augment_epochs)
+
     def shared(self, turn: Turn) -> Fakes:
-        """Fakes for the batch's labels."""
+        """Fakes for the batch's labels, with a graph where the generator has its turn."""
         real = turn.batch.x
         z = self._latent(len(real), turn.rng("latent")).to(real.dtype)
         cond = hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
-        return Fakes(self._draw(z, cond), cond)
+        with torch.set_grad_enabled(turn.step % self.critic_steps == 0):
+            return Fakes(self._draw(z, cond), cond)
 
     def discriminator_loss(self, turn: Turn) -> Loss:
-        """Adversarial loss plus gamma / 2 (R1 + R2), by one forward pass over reals and fakes and one derivative."""
-        real, fakes = turn.batch.x, turn.shared
-        n = len(real)
+        """Adversarial loss, plus gamma / 2 (R1 + R2) estimated on every k-th pair, plus the loss's own penalty.
+
+        A sum of logits has one derivative by all inputs, so the penalties cost one double backward of their rows.
+        """
+        fakes, every = turn.shared, self.penalty_every
         seen = turn.rng("augment", "discriminator")  # a stream for each half: its rows are then the batch's rows
-        x = torch.cat([self._augment(real, seen("real")), self._augment(fakes.x.detach(), seen("fake"))])
+        real, fake = (
+            self._augment(turn.batch.x, turn.step, seen("real")),
+            self._augment(fakes.x.detach(), turn.step, seen("fake")),
+        )
+        n, row = len(real), turn.rng.first + torch.arange(len(real), device=real.device)
         gamma = cosine(self.gamma, self.gamma_end, turn.progress)
-        with torch.autocast(x.device.type, enabled=False):  # penalties lose their sense in half precision
-            x = _full(x).detach().requires_grad_()
-            logits = self.discriminator(x, _twice(fakes.cond))
-            real_logit, fake_logit = logits[:n], logits[n:]
-            penalties = gradient_penalties(logits, x, n)
-            adversarial = self.loss.discriminator(real_logit, fake_logit)
-            total = adversarial + gamma / 2 * (penalties.r1 + penalties.r2)
-        parts = {
+        chosen = row % every == 0 if gamma else torch.zeros_like(row, dtype=torch.bool)
+        logits: list[tuple[Tensor, Tensor]] = []
+        extra, parts = [], {}
+        if chosen.any():
+            with full_precision(), higher_order():  # penalties lose their sense in half precision
+                x = full(torch.cat([real[chosen], fake[chosen]])).detach().requires_grad_()
+                found = self.discriminator(x, _twice(_rows(fakes.cond, chosen)))
+                reals = len(found) // 2
+                penalties = gradient_penalties(found, x, reals)
+            logits.append((found[:reals], found[reals:]))
+            extra.append(gamma / 2 * (penalties.r1 + penalties.r2) * (reals * every / n))  # a mean over all rows
+            parts |= {"r1_sq_norm": penalties.r1, "r2_sq_norm": penalties.r2}
+        if not chosen.all():
+            x = torch.cat([real[~chosen], fake[~chosen]])
+            found = self.discriminator(x, _twice(_rows(fakes.cond, ~chosen)))
+            logits.append((found[: len(x) // 2], found[len(x) // 2 :]))
+        real_logit, fake_logit = (torch.cat(side) for side in zip(*logits, strict=True))
+        adversarial = self.loss.discriminator(real_logit, fake_logit)
+        with full_precision(), higher_order():
+            own = self.loss.penalty(
+                lambda x: self.discriminator(x, fakes.cond), full(real), full(fake), turn.rng("interpolate")
+            )
+        if own is not None:
+            extra.append(own)
+            parts["own_penalty"] = own
+        parts |= {
             "adversarial_nats": adversarial,
             "real_logit": real_logit.mean(),
             "fake_logit": fake_logit.mean(),
             "sign_real": real_logit.sign().mean(),
             "win_share": (real_logit > fake_logit).float().mean(),
-            "r1_sq_norm": penalties.r1,
-            "r2_sq_norm": penalties.r2,
         }
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        return Loss(adversarial + sum(extra), {name: part.detach() for name, part in parts.items()})
 
     def generator_loss(self, turn: Turn) -> Loss:
         """Adversarial loss; the reals' logits are constants here."""
         real, fakes = turn.batch.x, turn.shared
-        with torch.no_grad():
-            seen = self._augment(real, turn.rng("augment", "real"))
-            real_logit = self.discriminator(seen, fakes.cond)
-        fake_logit = self.discriminator(self._augment(fakes.x, turn.rng("augment", "fake")), fakes.cond)
+        real_logit = real.new_zeros(len(real))
+        if self.loss.paired:
+            with torch.no_grad():
+                real_logit = self.discriminator(self._augment(real, turn.step, turn.rng("augment", "real")), fakes.cond)
+        fake_logit = self.discriminator(self._augment(fakes.x, turn.step, turn.rng("augment", "fake")), fakes.cond)
         adversarial = self.loss.generator(real_logit, fake_logit)
         parts = {
             "adversarial_nats": adversarial.detach(),
@@ -217,6 +263,21 @@ class GAN(Model[GANSampling], HasTrace):
         pictures = torch.stack([self._generate(z, cond or {}) for z in walk])
         return Trace("interpolate", pictures, tuple(f"{t:.0%}" for t in at))
 
+    def watch(self, train: Batch, held_out: Batch, *, rng: Rng) -> Sequence[Finding]:
+        """Mode collapse, a discriminator that knows the training data by heart, and one that wins every comparison."""
+        fake = self._generate(self._latent(len(train), rng("latent")), train.cond).to(train.x.dtype)
+        logits = [self.discriminator(x, b.cond) for x, b in ((train.x, train), (held_out.x, held_out), (fake, train))]
+        same = torch.ones(len(held_out), len(train), dtype=torch.bool, device=fake.device)
+        for name, label in train.cond.items():
+            same &= held_out.cond[name][:, None] == label
+        found = (
+            Finding("mode_collapse", float(diversity_ratio(train.x, fake, train.cond)), LEAST_DIVERSITY, severe=True),
+            Finding("duplicates", float(duplicates(train.x, fake)), MOST_DUPLICATES, severe=True),
+            Finding("discriminator_overfit", float(overfit(*logits)), MOST_OVERFIT),
+            Finding("discriminator_won", float(wins(logits[1], logits[2], same)), MOST_WINS),
+        )
+        return [f for f in found if (f.value < f.limit if f.what == "mode_collapse" else f.value > f.limit)]
+
     def _latent(self, n: int, rng: Rng, truncation: float = 1.0) -> Tensor:
         z = rng("normal").normal((n, self.latent)) * truncation
         if not self.coins:
@@ -224,7 +285,7 @@ class GAN(Model[GANSampling], HasTrace):
         return torch.cat([z, 2.0 * rng("coins").integers(0, 2, (n, self.coins)) - 1], 1)
 
     def _draw(self, z: Tensor, cond: Cond) -> Tensor:
-        x: Tensor = self.generator(z, cond)
+        x: Tensor = full(self.generator(z, cond))
         return x if self.bound is None else self.bound * torch.tanh(x)
 
     def _generate(self, z: Tensor, cond: Cond) -> Tensor:
@@ -237,9 +298,10 @@ class GAN(Model[GANSampling], HasTrace):
         ]
         return torch.cat(parts) if parts else z.new_empty((0, *self.spec.shape))
 
-    def _augment(self, x: Tensor, rng: Rng) -> Tensor:
-        if self.augment:
-            x = shifted(x, self.augment, rng("shift"))
+    def _augment(self, x: Tensor, step: int, rng: Rng) -> Tensor:
+        probability = self.augmentation(step)
+        if probability:
+            x = augmented(x, probability, self.augment_kinds, rng)
         if self.noise:
             x = x + self.noise * rng("noise").normal(x.shape).to(x.dtype)
         return x
@@ -261,6 +323,10 @@ class GANConfig(ModelConfig):
     gamma_end: float = Field(default=0.01, ge=0)
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
     augment: float = Field(default=0.0, ge=0, le=1)
+    augment_kinds: tuple[Kind, ...] = ("shift",)
+    augment_epochs: float = Field(default=0.0, ge=0)
+    penalty_every: int = Field(default=1, ge=1)
+    critic_steps: int = Field(default=1, ge=1)
     noise: float = Field(default=0.0, ge=0)
     sampling: GANSampling = GANSampling()
 
@@ -281,6 +347,10 @@ class GANConfig(ModelConfig):
             coins=self.coins,
             bound=self.bound,
             sampling=self.sampling,
+            penalty_every=self.penalty_every,
+            critic_steps=self.critic_steps,
+            augment_kinds=self.augment_kinds,
+            augment_epochs=self.augment_epochs,
         )
 
 
@@ -305,6 +375,50 @@ def diversity_ratio(real: Tensor, fake: Tensor, cond: Cond) -> Tensor:
     return ratio
 
 
+@torch.no_grad()
+def duplicates(real: Tensor, fake: Tensor) -> Tensor:
+    """Share of generated examples with a near twin among the generated ones, scalar in [0, 1].
+
+    Near is closer than a quarter of the median distance between a real example and its nearest real neighbour, so
+    that the birthday-paradox test counts pairs that look the same (Arora et al. 2018, arXiv:1706.08224).
+
+    Args:
+        real, fake: (B, *E).
+    """
+
+    def nearest(x: Tensor) -> Tensor:
+        apart = torch.cdist(x.flatten(1).double(), x.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist")
+        return apart.fill_diagonal_(torch.inf).amin(1)
+
+    if len(real) < 2:
+        return real.new_zeros(())
+    return (nearest(fake) < nearest(real).median() / 4).double().mean()
+
+
+def overfit(train: Tensor, held_out: Tensor, fake: Tensor) -> Tensor:
+    """How far held-out examples score below training examples, as a share of the way to generated ones, scalar.
+
+    rho = (D(train) - D(held out)) / (D(train) - D(fake)) in means: 0 for a fair discriminator, 1 for one that takes
+    held-out examples for generated ones. 0 where the numerator is within three standard errors of 0.
+
+    Args:
+        train, held_out, fake: logits, (B,) each.
+    """
+    gap, whole = train.mean() - held_out.mean(), train.mean() - fake.mean()
+    error = (train.var() / len(train) + held_out.var() / len(held_out)).sqrt()
+    return torch.where((gap > 3 * error) & (whole > 0), gap / whole.clamp_min(1e-12), 0.0)
+
+
+def wins(real: Tensor, fake: Tensor, same: Tensor) -> Tensor:
+    """Share of pairs in which the real example has the higher logit (the area under the ROC curve), scalar.
+
+    Args:
+        real: (A,) logits. fake: (B,) logits.
+        same: (A, B) bool, which pairs count; those of one label, since a label's logits have a zero of their own.
+    """
+    return ((real[:, None] > fake) & same).sum() / same.sum().clamp_min(1)
+
+
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Spherical interpolation of rows (B, D), with lengths interpolated linearly; linear where rows are (anti)parallel.
 
@@ -320,9 +434,9 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.where(flat, (1 - t) * a + t * b, direction * ((1 - t) * length_a + t * length_b))
 
 
+def _rows(cond: Cond, chosen: Tensor) -> Cond:
+    return {name: label[chosen] for name, label in cond.items()}
+
+
 def _twice(cond: Cond) -> Cond:
     return {name: torch.cat([label, label]) for name, label in cond.items()}
-
-
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

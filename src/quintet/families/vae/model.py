@@ -11,16 +11,29 @@ et al. 2016, appendix C (free bits), arXiv:1606.04934; Sonderby et al. 2016 (KL 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from quintet.core.batch import Batch
 from quintet.core.config import STRICT, Config
-from quintet.core.model import HasLatent, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
+from quintet.core.model import (
+    Finding,
+    HasLatent,
+    HasLogProb,
+    HasTrace,
+    HasWatch,
+    Loss,
+    Model,
+    Player,
+    Trace,
+    Turn,
+    hide,
+)
+from quintet.core.numerics import full
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
@@ -30,22 +43,53 @@ from quintet.families.vae.priors import Prior, PriorConfig, normal_log_prob
 ACTIVE = 0.01
 """A latent unit is active if the variance of its posterior mean over examples exceeds this (Burda et al. 2016, 5.2)."""
 
+COLLAPSED = 0.01
+"""Nats. The posterior has collapsed if no latent dimension holds more than this about an example."""
+
+
+def collapse(held: Tensor) -> list[Finding]:
+    """The finding, if there is one.
+
+    Args:
+        held: (d,) nats which each latent dimension holds about an example, on average.
+    """
+    most = float(held.max())
+    return [Finding("posterior_collapse", most, COLLAPSED, severe=True)] if most < COLLAPSED else []
+
+
+def halves(posterior: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation, each (B, d), from a network's (B, 2, ...)."""
+    mean, log_std = full(posterior).flatten(2).unbind(1)
+    return mean, log_std.clamp(-7.0, 3.0)
+
+
+def walk(place: Callable[[float], Tensor], frames: int) -> Trace:
+    """A trace of what is seen at `frames` places from 0 to 1.
+
+    Raises: ValueError for fewer than two frames.
+    """
+    if frames < 2:
+        raise ValueError(f"a trace needs at least two frames, got {frames}")
+    at = torch.linspace(0, 1, frames).tolist()
+    return Trace("walk", torch.stack([place(a) for a in at]), tuple(f"{a:.2f}" for a in at))
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class VaeSampling(Config):
     """How a latent becomes a datum.
 
     Attributes:
-        output: "sample" draws from p(x | z), "mean" shows its expectation, rounded to a level where data have levels.
+        noise: temperature of the draw from p(x | z). At 1 every dimension gets noise of its own; at 0 nothing is drawn
+            and the likeliest component's centre is shown, so that all variety comes from z.
         temperature: factor on the spread of z about its prior component's mean; below 1 safer and less various.
     """
 
     kind = "vae-sampling"
-    output: Literal["sample", "mean"] = "sample"
+    noise: float = Field(default=1.0, ge=0, le=1)
     temperature: float = Field(default=1.0, ge=0, le=2)
 
 
-class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
+class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     """See the module.
 
     Args:
@@ -54,7 +98,7 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
         decoder: (z (B, width), cond) -> (B, *likelihood.outputs).
         prior, likelihood, sampling: see their classes.
         beta: factor on the KL term; 1 is the bound itself.
-        free_bits: nats of KL, on average over the batch, that cost nothing.
+        free_bits: nats of KL of an example that cost nothing; each for itself, so that rows do not mix.
         kl_warmup: share of training over which the KL term's factor rises from 0 to `beta`.
         class_dropout: share of training examples whose conditions are hidden, which trains the unconditional model.
         bound_samples: K of the importance-weighted bound that `log_prob` gives.
@@ -93,14 +137,14 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
         x, cond = turn.batch.x, hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         mean, log_std = self.posterior(x, cond)
         z = mean + log_std.exp() * turn.rng("z").normal(tuple(mean.shape)).to(mean)
-        reconstruction = -self.output.log_prob(x, self.decoder(z, cond)).mean()
-        kl = self.prior.kl(mean, log_std, z, cond).mean()
+        reconstruction = -self.output.log_prob(x, full(self.decoder(z, cond))).mean()
+        kl = self.prior.kl(mean, log_std, z, cond)  # (B,)
         warm = min(1.0, turn.progress / self.kl_warmup) if self.kl_warmup else 1.0
-        total = reconstruction + warm * self.beta * kl.clamp(min=self.free_bits)
+        total = reconstruction + warm * self.beta * kl.clamp(min=self.free_bits).mean()
         with torch.no_grad():
             parts = {
                 "reconstruction_nats": reconstruction.detach(),
-                "kl_nats": kl.detach(),
+                "kl_nats": kl.detach().mean(),
                 "active_units": (mean.var(0) > ACTIVE).sum().to(mean.dtype),
             }
             scale = self.output.scale()
@@ -110,8 +154,16 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
 
     def posterior(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of q(z | x), both (B, width)."""
-        mean, log_std = self.encoder(self.output.centred(x), cond).chunk(2, dim=1)
-        return mean, log_std.clamp(-7.0, 3.0)
+        return halves(self.encoder(self.output.centred(x), cond).unflatten(1, (2, -1)))
+
+    def watch(self, train: Batch, held_out: Batch, *, rng: Rng) -> Sequence[Finding]:
+        """Posterior collapse, by the divergence of q(z | x) from the Gaussian with the moments of q over all x.
+
+        It is below the divergence from any prior with independent Gaussian dimensions, and needs none.
+        """
+        mean, log_std = self.posterior(held_out.x, held_out.cond)
+        together = mean.var(0, correction=0) + (2 * log_std).exp().mean(0)
+        return collapse((together.log() / 2 - log_std).mean(0))
 
     # sampling
 
@@ -119,10 +171,7 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
         sampling = self.sampling if sampling is None else sampling
         cond = {} if cond is None else cond
         z = self._like(self.prior.sample(n, cond, rng("prior"), sampling.temperature))
-        y = self.decoder(z, cond)
-        if sampling.output == "sample":
-            return self.output.sample(y, rng("output"))
-        return self.output.round(self.output.mean(y))
+        return self.output.sample(self.decoder(z, cond), rng("output"), sampling.noise)
 
     def sequential_steps(self, sampling: VaeSampling | None = None) -> int:
         return 1
@@ -139,13 +188,9 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
 
     def trace(self, n: int, frames: int, cond: Cond | None = None, *, rng: Rng) -> Trace:
         """A straight walk in the latent space from one draw of the prior to another."""
-        if frames < 2:
-            raise ValueError(f"a trace needs at least two frames, got {frames}")
         given = {} if cond is None else cond
         start, end = (self._like(self.prior.sample(n, given, rng(side))) for side in ("start", "end"))
-        at = torch.linspace(0, 1, frames).tolist()
-        seen = torch.stack([self.decode(start + a * (end - start), given) for a in at])
-        return Trace("walk", seen, tuple(f"{a:.2f}" for a in at))
+        return walk(lambda at: self.decode(start + at * (end - start), given), frames)
 
     def _like(self, z: Tensor) -> Tensor:
         return z.to(next(self.decoder.parameters()))
@@ -181,6 +226,13 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace):
     @property
     def log_prob_protocol(self) -> str:
         return f"importance-weighted bound, {self.bound_samples} samples"
+
+    # detectors
+
+    def kl_per_dimension(self, x: Tensor, cond: Cond | None = None) -> Tensor:
+        """(width,) nats of KL that each latent number carries by itself, on average over x; 0 is collapse."""
+        cond = {} if cond is None else cond
+        return self.prior.marginal_kl(*self.posterior(x, cond), cond).mean(0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -26,6 +27,8 @@ from quintet.core.rng import Rng
 from quintet.core.spec import UNCONDITIONAL, Cond
 
 LOG_2PI = math.log(2 * math.pi)
+NODES = 16
+"""Points of the quadrature behind a marginal divergence."""
 
 
 def normal_log_prob(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -34,12 +37,17 @@ def normal_log_prob(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return each.sum(-1)
 
 
-def normal_kl(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(N(mean, diag std^2) || N(0, I)) in nats, summed over the last axis.
+def normal_kl_each(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)) in nats, of every number by itself.
 
     Source: Kingma & Welling 2014, appendix B.
     """
-    return 0.5 * (mean.square() + torch.exp(2 * log_std) - 2 * log_std - 1).sum(-1)
+    return 0.5 * (mean.square() + torch.exp(2 * log_std) - 2 * log_std - 1)
+
+
+def normal_kl(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, diag std^2) || N(0, I)) in nats, summed over the last axis."""
+    return normal_kl_each(mean, log_std).sum(-1)
 
 
 class Prior(nn.Module, ABC):
@@ -61,12 +69,27 @@ class Prior(nn.Module, ABC):
         """(B,) nats, KL(q || p) for q = N(mean, diag std^2) and z ~ q: exact if possible, else log q(z) - log p(z)."""
         return normal_log_prob(z, mean, log_std) - self.log_prob(z, cond)
 
+    @abstractmethod
+    def marginal_log_prob(self, z: Tensor, cond: Cond) -> Tensor:
+        """(B, width) log densities of each number of z (B, width) by itself, the others integrated out."""
+
+    def marginal_kl(self, mean: Tensor, log_std: Tensor, cond: Cond) -> Tensor:
+        """(B, width) KL(q || p) of each number by itself, by Gauss-Hermite quadrature (exact for a Gaussian p)."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+        total = -(log_std + 0.5 * (LOG_2PI + 1))
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            total = total - float(weight) * self.marginal_log_prob(mean + float(node) * log_std.exp(), cond)
+        return total
+
 
 class StandardNormal(Prior):
     """N(0, I), whatever the condition."""
 
     def log_prob(self, z: Tensor, cond: Cond) -> Tensor:
-        return -0.5 * (z.square() + LOG_2PI).sum(-1)
+        return self.marginal_log_prob(z, cond).sum(-1)
+
+    def marginal_log_prob(self, z: Tensor, cond: Cond) -> Tensor:
+        return -0.5 * (z.square() + LOG_2PI)
 
     def sample(self, n: int, cond: Cond, rng: Rng, temperature: float = 1.0) -> Tensor:
         return temperature * rng("z").normal((n, self.width))
@@ -124,6 +147,11 @@ class Mixture(Prior):
     def log_prob(self, z: Tensor, cond: Cond) -> Tensor:
         each = normal_log_prob(z[:, None], self.mean, self.log_std)  # (B, K)
         return torch.logsumexp(self._log_weight(cond, len(z)) + each, dim=1)
+
+    def marginal_log_prob(self, z: Tensor, cond: Cond) -> Tensor:
+        off = (z[:, None] - self.mean) * torch.exp(-self.log_std)  # (B, K, width)
+        each = -0.5 * off.square() - self.log_std - 0.5 * LOG_2PI
+        return torch.logsumexp(self._log_weight(cond, len(z))[:, :, None] + each, dim=1)
 
     def sample(self, n: int, cond: Cond, rng: Rng, temperature: float = 1.0) -> Tensor:
         weight = self._log_weight(cond, n).exp()

@@ -1,0 +1,249 @@
+"""Tables of numbers: `.csv`, `.tsv` and Parquet files as vectors, one row an example.
+
+What is inferred is said: delimiter, decimal comma, header, byte-order mark, the label's column. A column that cannot be
+modelled (words, missing values, one value throughout) is refused by name with what to do; nothing is dropped or filled
+silently. What it is not: mixed tables with columns of categories, which need an encoding of their own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from quintet.core.errors import DataError
+from quintet.data.arrays import Notes, open_arrays
+from quintet.data.assemble import Part
+from quintet.data.dataset import Dataset, note
+from quintet.data.options import DataOptions
+from quintet.data.parquet import LABELS
+
+DELIMITERS = (",", ";", "\t", "|")
+NAMED = {",": ",", ";": ";", "\t": "tab", "|": "|"}
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-nan", "#N/A", "?")
+PEEK = 1 << 16
+LINES = 100
+MOST_BYTES = 2**31
+
+Frame = dict[str, pa.ChunkedArray]
+
+
+def open_text_table(path: Path, options: DataOptions) -> Dataset:
+    """The data set in a `.csv` or `.tsv` file.
+
+    Raises: DataError for what cannot be read as a table of numbers, naming the column.
+    """
+    notes: Notes = []
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise DataError("data.table_large", path=path, gib=size / 2**30)
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("data.missing", path=path, cwd=Path.cwd()) from error
+    except OSError as error:
+        raise DataError("data.unreadable", path=path, why=error.strerror or error) from error
+    content = _utf8(content, path, notes)
+    table = _parse(content, path, notes)
+    return _dataset(path.stem, str(path), [(table, "train")], options, notes)
+
+
+def open_parquet_table(name: str, path: Path, files: list[tuple[Path, Part]], options: DataOptions) -> Dataset:
+    """The data set in Parquet files of numbers; files named `test-...` are the test split.
+
+    Raises: DataError for what cannot be read as a table of numbers, naming the column.
+    """
+    tables: list[tuple[pa.Table, Part]] = []
+    for file, part in files:
+        try:
+            tables.append((pq.read_table(file, partitioning=None), part))
+        except (OSError, pa.ArrowException) as error:
+            why = " ".join(str(error).split())[:200]
+            raise DataError("data.parquet_broken", path=file, why=why) from error
+    return _dataset(name, str(path), tables, options, [])
+
+
+def _dataset(name: str, where: str, tables: list[tuple[pa.Table, Part]], options: DataOptions, notes: Notes) -> Dataset:
+    names = tables[0][0].column_names
+    twice = sorted({column for column in names if names.count(column) > 1})
+    if twice:
+        raise DataError("data.table_twice", where=where, columns=", ".join(twice))
+    for column in (*options.columns, *options.drop, *([options.label] if options.label not in (None, "none") else [])):
+        if column not in names:
+            raise DataError("data.no_column", path=where, column=column, known=", ".join(names))
+    label = _label(names, options)
+    chosen = [n for n in (options.columns or names) if n != label and n not in options.drop]
+    if not chosen:
+        raise DataError("data.table_no_columns", where=where)
+    # a source's validation rows join the training rows, from which validation is cut
+    test = [table for table, part in tables if part == "test"]
+    train = [table for table, part in tables if part != "test"]
+    if not train:
+        raise DataError("data.no_train", path=where)
+    arrays: dict[str, Any] = {}
+    for key, parts in (("", train), ("_test", test)):
+        if parts:
+            table = pa.concat_tables(parts)
+            arrays[f"x{key}"] = _numbers(table, chosen, where)
+            if label is not None:
+                arrays[f"y{key}"] = _labels(table, label, where)
+    everything = np.concatenate([arrays[key] for key in ("x", "x_test") if key in arrays])
+    still = [column for column, values in zip(chosen, everything.T, strict=True) if (values == values[0]).all()]
+    if still and len(everything) > 1:
+        raise DataError("data.table_constant", where=where, columns=", ".join(still), drop=",".join(still))
+    notes.append(note("data.note_table", count=len(chosen), columns=_some(chosen), label=label or "-"))
+    made = open_arrays(arrays, name, where)
+    fields = {key: getattr(made, key) for key in made.__dataclass_fields__}
+    found = {"source": "table", "columns": chosen, "label_column": label}
+    return Dataset(**{**fields, "notes": (*notes, *made.notes), "columns": tuple(chosen), "found": found})
+
+
+def _label(names: list[str], options: DataOptions) -> str | None:
+    if options.label is not None:
+        return None if options.label == "none" else options.label
+    lower = {name.strip().lower(): name for name in reversed(names)}
+    found = next((lower[name] for name in LABELS if name in lower), None)
+    return None if found in options.columns or found in options.drop else found
+
+
+def _numbers(table: pa.Table, columns: list[str], where: str) -> NDArray[np.float64]:
+    """(N, D) of the chosen columns.
+
+    Raises: DataError naming the columns that are no numbers, or have missing values.
+    """
+    words, holes, found = [], [], []
+    for name in columns:
+        column = table.column(name)
+        kind = column.type
+        if pa.types.is_boolean(kind):
+            column = column.cast(pa.int8())
+        elif pa.types.is_decimal(kind):
+            column = column.cast(pa.float64())
+        elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            if pa.types.is_null(kind):
+                holes.append((name, len(column)))
+            else:
+                words.append((name, kind))
+            continue
+        if column.null_count:
+            holes.append((name, column.null_count))
+            continue
+        values = column.to_numpy().astype(np.float64)
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            holes.append((name, bad))
+        found.append(values)
+    if words:
+        shown = _some([f"{name} ({kind})" for name, kind in words])
+        raise DataError("data.table_words", where=where, columns=shown, drop=",".join(name for name, _ in words))
+    if holes:
+        shown = _some([f"{name} ({count})" for name, count in holes])
+        raise DataError("data.table_missing", where=where, columns=shown, drop=",".join(name for name, _ in holes))
+    return np.stack(found, axis=1)
+
+
+def _labels(table: pa.Table, name: str, where: str) -> NDArray[Any]:
+    column = table.column(name)
+    if column.null_count:
+        raise DataError("data.table_label_missing", where=where, column=name, count=column.null_count)
+    return np.array(column.to_pylist())
+
+
+# Text
+
+
+def _utf8(content: bytes, path: Path, notes: Notes) -> bytes:
+    """The content as UTF-8 without a byte-order mark.
+
+    Raises: DataError for other encodings than UTF-8 and, with a mark, UTF-16.
+    """
+    for mark, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"\xef\xbb\xbf", "utf-8-sig")):
+        if content.startswith(mark):
+            notes.append(note("data.note_bom", encoding=encoding.removesuffix("-sig").upper()))
+            break
+    else:
+        encoding = "utf-8"
+    try:
+        return content.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        raise DataError("data.table_encoding", path=path, encoding=encoding, at=error.start) from error
+
+
+def _parse(content: bytes, path: Path, notes: Notes) -> pa.Table:
+    if not content.strip():
+        raise DataError("data.table_empty", path=path)
+    head = content[:PEEK]
+    lines = head.decode("utf-8", "ignore").splitlines()
+    lines = lines[: len(lines) - 1 if len(content) > PEEK else None]
+    lines = [line for line in lines if line.strip()][:LINES]
+    delimiter, rows = _delimiter(lines)
+    comma = delimiter != "," and _decimal_comma(rows)
+    header = _header(rows, comma)
+    if not header:
+        notes.append(note("data.note_no_header", columns=len(rows[0])))
+    notes.append(note("data.note_csv", delimiter=NAMED[delimiter], decimal="," if comma else "."))
+    names = [name.strip() or f"column{i}" for i, name in enumerate(rows[0])]
+    names = names if header else [f"column{i}" for i in range(len(rows[0]))]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError("data.table_twice", where=path, columns=", ".join(twice))
+    try:
+        return pacsv.read_csv(
+            io.BytesIO(content),
+            pacsv.ReadOptions(column_names=names, skip_rows=1 if header else 0, use_threads=False),
+            pacsv.ParseOptions(delimiter=delimiter),
+            pacsv.ConvertOptions(
+                decimal_point="," if comma else ".", null_values=list(MISSING), strings_can_be_null=True
+            ),
+        )
+    except pa.ArrowException as error:
+        raise DataError("data.table_broken", path=path, why=" ".join(str(error).split())[:200]) from error
+
+
+def _delimiter(lines: list[str]) -> tuple[str, list[list[str]]]:
+    """The delimiter that cuts all lines into the same number of fields, the most; and the fields of the lines."""
+    best, found = ",", [[line] for line in lines]
+    for delimiter in DELIMITERS:
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error:
+            continue
+        same = sum(len(row) == len(rows[0]) for row in rows)
+        if same >= 0.9 * len(rows) and len(rows[0]) > len(found[0]):
+            best, found = delimiter, rows
+    return best, found
+
+
+def _decimal_comma(rows: list[list[str]]) -> bool:
+    fields = [field.strip() for row in rows[1:] or rows for field in row]
+    commas = sum(bool(re.fullmatch(r"[-+]?\d+,\d+([eE][-+]?\d+)?", field)) for field in fields)
+    points = sum(bool(re.fullmatch(r"[-+]?\d*\.\d+([eE][-+]?\d+)?", field)) for field in fields)
+    return commas > points
+
+
+def _header(rows: list[list[str]], comma: bool) -> bool:
+    """Whether the first row is names: no field of it is a number, or one is words where the second row has a number."""
+    first = [_is_number(field, comma) for field in rows[0]]
+    second = [_is_number(field, comma) for field in rows[1]] if len(rows) > 1 else first
+    return not any(first) or any(b and not a for a, b in zip(first, second, strict=False) if not a)
+
+
+def _is_number(field: str, comma: bool) -> bool:
+    text = field.strip()
+    try:
+        float(text.replace(",", ".") if comma else text)
+    except ValueError:
+        return text in MISSING and bool(text)
+    return True
+
+
+def _some(items: list[str], most: int = 10) -> str:
+    return ", ".join(items[:most]) + (f", ... ({len(items)})" if len(items) > most else "")

@@ -1,0 +1,203 @@
+"""Strided convolutional networks without normalisation: image to vector by halvings, vector to image by doublings.
+
+What it is: the shape of DCGAN's two networks, every size change a learned convolution and the first one at the image
+itself, so that nearly all work happens at a quarter of the image's size or below, on many channels; where asked, fix-up
+residual blocks at each size. Rows never mix, and every operation has a correct double backward.
+What it is not: DCGAN's batch normalisation, which couples the rows of a batch (it would depend on micro-batches and on
+the number of processes, and give gradient penalties of single rows no meaning), or a network from image to image.
+
+A doubling is a convolution to four times the channels whose outputs are interleaved: a transposed convolution by
+another name, whose kernel is 6 x 6 with stride 2.
+
+Sources: Radford et al. 2016 (DCGAN), arXiv:1511.06434; Shi et al. 2016 (sub-pixel convolution), arXiv:1609.05158;
+Huang et al. 2024 (blocks without normalisation in both players), arXiv:2501.05441.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from quintet.core.config import STRICT
+from quintet.core.recipe import NetworkConfig
+from quintet.core.spec import Cond
+from quintet.nets.conv import SLOPE, Context, ConvBlock, pyramid
+from quintet.nets.layers import edge
+
+
+def _started(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
+    """Weights of standard deviation gain / sqrt(fan in), biases zero."""
+    nn.init.normal_(layer.weight, std=gain * layer.weight[0].numel() ** -0.5)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _doubling(inputs: int, outputs: int) -> nn.Conv2d:
+    """A convolution to the four pixels of each square, all four the same at the start, so that nothing is noise.
+
+    Source: Aitken et al. 2017, arXiv:1707.02937.
+    """
+    conv = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
+    _started(conv, GAIN)
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[::4].repeat_interleave(4, 0))
+    return conv
+
+
+GAIN = (2 / (1 + SLOPE**2)) ** 0.5  # keeps the scale through a leaky ReLU
+
+
+def _sizes(size: tuple[int, int], smallest: int) -> tuple[tuple[int, int], ...]:
+    """The pyramid's sizes, at least two."""
+    return pyramid(size, min(smallest, max(1, max(size) - 1)))
+
+
+class StridedEncoder(nn.Module):
+    """Image to vector."""
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        conditions: Mapping[str, int],
+        *,
+        time: bool,
+        channels: Sequence[int],
+        blocks: Sequence[int],
+        smallest: int,
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.sizes = _sizes((inputs[1], inputs[2]), smallest)
+        widths = (inputs[0], *_repeated(channels, len(self.sizes) - 1))
+        counts = _repeated(blocks, len(self.sizes) - 1)
+        self.context = Context(conditions, time)
+        self.down = nn.ModuleList(
+            _started(nn.Conv2d(a, b, 4, stride=2, padding=1), GAIN if i else 1.0)
+            for i, (a, b) in enumerate(pairwise(widths))
+        )
+        edge(self.down[0])
+        self.shift = _shifts(widths[1:], self.context.width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(ConvBlock(w, self.context.width, max(1, sum(counts))) for _ in range(count))
+            for w, count in zip(widths[1:], counts, strict=True)
+        )
+        self.leave = edge(_started(nn.Linear(widths[-1] * prod(self.sizes[-1]), prod(outputs)), GAIN))
+
+    def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) -> (B, *outputs)."""
+        context = self.context(cond, t, x)
+        h = x.contiguous(memory_format=torch.channels_last)
+        for i, (down, shift, blocks) in enumerate(zip(self.down, self.shift, self.blocks, strict=True)):
+            height, width = self.sizes[i]
+            if height % 2 or width % 2:  # halves are rounded up
+                h = F.pad(h, (0, width % 2, 0, height % 2), mode="replicate")
+            h = _moved(down(F.leaky_relu(h, SLOPE) if i else h), shift, context)
+            for block in blocks:  # type: ignore[attr-defined]
+                h = block(h, context)
+        out: Tensor = self.leave(F.leaky_relu(h, SLOPE).flatten(1))
+        return out.reshape(len(x), *self.outputs)
+
+
+class StridedDecoder(nn.Module):
+    """Vector to image."""
+
+    def __init__(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        conditions: Mapping[str, int],
+        *,
+        time: bool,
+        channels: Sequence[int],
+        blocks: Sequence[int],
+        smallest: int,
+    ) -> None:
+        super().__init__()
+        self.sizes = _sizes((outputs[1], outputs[2]), smallest)[::-1]
+        widths = (*_repeated(channels, len(self.sizes) - 1)[::-1], outputs[0])
+        counts = _repeated(blocks, len(self.sizes) - 1)[::-1]
+        self.context = Context(conditions, time)
+        self.first = (widths[0], *self.sizes[0])
+        self.enter = edge(_started(nn.Linear(prod(inputs) + self.context.width, prod(self.first)), 1.0))
+        self.shift = _shifts(widths[:-1], self.context.width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(ConvBlock(w, self.context.width, max(1, sum(counts))) for _ in range(count))
+            for w, count in zip(widths[:-1], counts, strict=True)
+        )
+        self.up = nn.ModuleList(_doubling(a, b) for a, b in pairwise(widths))
+        edge(self.up[-1])
+
+    def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
+        """x (B, *inputs) -> (B, C, H, W)."""
+        context = self.context(cond, t, x)
+        v = x.flatten(1) if context is None else torch.cat([x.flatten(1), context], 1)
+        h: Tensor = self.enter(v).unflatten(1, self.first).contiguous(memory_format=torch.channels_last)
+        for i, (up, shift, blocks) in enumerate(zip(self.up, self.shift, self.blocks, strict=True)):
+            h = _moved(h, shift, context)
+            for block in blocks:  # type: ignore[attr-defined]
+                h = block(h, context)
+            height, width = self.sizes[i + 1]
+            h = F.pixel_shuffle(up(F.leaky_relu(h, SLOPE)), 2)[:, :, :height, :width]
+        return h
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class StridedConfig(NetworkConfig):
+    """See StridedEncoder (built where the input is an image) and StridedDecoder (where the output is).
+
+    Attributes:
+        channels: after the first halving, the second, ...; the last repeats.
+        blocks: residual blocks at each of these sizes; the last repeats.
+        smallest: side at which the halvings end; there is at least one.
+    """
+
+    kind = "strided-conv"
+    channels: tuple[int, ...] = Field(default=(48, 96, 192), min_length=1)
+    blocks: tuple[int, ...] = Field(default=(0,), min_length=1)
+    smallest: int = Field(default=4, ge=1)
+
+    def build(
+        self,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        conditions: Mapping[str, int],
+        *,
+        time: bool = False,
+    ) -> nn.Module:
+        """Raises: ValueError unless exactly one of inputs and outputs is an image (C, H, W)."""
+        images = (len(inputs) == 3, len(outputs) == 3)
+        if images not in ((True, False), (False, True)):
+            raise ValueError(f"a strided network maps an image to a vector or back, got {inputs} to {outputs}")
+        cls: type[StridedEncoder] | type[StridedDecoder] = StridedEncoder if images[0] else StridedDecoder
+        network = cls(
+            inputs,
+            outputs,
+            conditions,
+            time=time,
+            channels=self.channels,
+            blocks=self.blocks,
+            smallest=self.smallest,
+        )
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _repeated(values: Sequence[int], count: int) -> tuple[int, ...]:
+    return tuple(values[min(i, len(values) - 1)] for i in range(count))
+
+
+def _shifts(widths: Sequence[int], context: int) -> nn.ModuleList:
+    return nn.ModuleList(edge(nn.Linear(context, w)) if context else nn.Identity() for w in widths)
+
+
+def _moved(h: Tensor, shift: nn.Module, context: Tensor | None) -> Tensor:
+    """h plus a shift per channel that depends on the context."""
+    return h if context is None else h + shift(context)[:, :, None, None]
