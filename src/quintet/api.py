@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,16 @@ from quintet.core.interrupt import graceful
 from quintet.core.recipe import Recipe
 from quintet.core.results import Advice, Compare, SeedResult
 from quintet.data.dataset import Dataset
-from quintet.data.options import DataOptions
+from quintet.data.options import DEFAULT, DataOptions, read_options
 from quintet.data.report import describe_data, describe_failure, write_data_report
 from quintet.data.sources import open_dataset
+from quintet.recipes import files
 from quintet.recipes.load import Trained
 from quintet.recipes.load import load as load_cell
 from quintet.recipes.registry import RECIPES, defaults, find
 from quintet.report.page import write_report
+
+TRAIN_BUDGET = "60s"
 
 Listener = Callable[[Mapping[str, Any]], None]
 Options = DataOptions | Mapping[str, Any] | Sequence[str] | None
@@ -65,9 +68,10 @@ class Comparison:
 
 
 def plan_compare(
-    data: Any,
+    data: Any = None,
     recipes: Sequence[str | Recipe] | None = None,
     *,
+    config: str | Path | None = None,
     options: Options = None,
     budget: str | Budget | None = None,
     within: str | Budget | None = None,
@@ -78,8 +82,12 @@ def plan_compare(
     set: Sequence[str] = (),
 ) -> comparison.Comparison:
     """Settle what `compare` would do, without doing it; see there."""
-    dataset = open_dataset(data, options)
-    chosen = [item if isinstance(item, Recipe) else find(item) for item in (recipes or defaults(dataset.spec))]
+    file = read_config(config)
+    dataset = _open(data, options, file)
+    if budget is None and within is None:
+        budget, within = file.budget, file.within
+    seeds = file.seeds if seeds is None else seeds
+    chosen = [_find(item, file) for item in (recipes or list(file.recipes) or defaults(dataset.spec))]
     folder = Path(out) if out is not None else Path("runs") / slug(dataset.name)
     return comparison.plan(
         folder,
@@ -95,9 +103,10 @@ def plan_compare(
 
 
 def compare(
-    data: Any,
+    data: Any = None,
     recipes: Sequence[str | Recipe] | None = None,
     *,
+    config: str | Path | None = None,
     options: Options = None,
     budget: str | Budget | None = None,
     within: str | Budget | None = None,
@@ -112,6 +121,7 @@ def compare(
 
     Args:
         data: whatever `open_dataset` opens: "digits", a folder of images, a file, arrays, an opened dataset.
+        config: a file that `write_config` made; what is given here beside it wins.
         options: how to read it: DataOptions, fields, or pairs such as "size=64".
         recipes: names, or recipes of your own; by default one of each family.
         budget: what one model trains for ("30s", "5000steps", ...).
@@ -125,8 +135,8 @@ def compare(
     Raises: QuintetError with a message for the user; Interrupted after Ctrl-C, with everything saved.
     """
     planned = plan_compare(
-        data, recipes, options=options, budget=budget, within=within, seeds=seeds, out=out, device=device,
-        threads=threads, set=set,
+        data, recipes, config=config, options=options, budget=budget, within=within, seeds=seeds, out=out,
+        device=device, threads=threads, set=set,
     )  # fmt: skip
     result = planned.run(listen, rewrite)
     return Comparison(planned.folder, result)
@@ -139,10 +149,11 @@ def rewrite(folder: Path) -> None:
 
 def train(
     recipe: str | Recipe,
-    data: Any,
+    data: Any = None,
     *,
+    config: str | Path | None = None,
     options: Options = None,
-    budget: str | Budget = "60s",
+    budget: str | Budget | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -155,8 +166,8 @@ def train(
 
     Args:
         recipe: a name or a recipe.
-        data, options: as for `compare`.
-        budget: with its unit.
+        data, config, options: as for `compare`.
+        budget: with its unit, by default 60s.
         seed: of everything random.
         out: the run's folder, by default runs/<data>-<recipe>-s<seed>.
         resume: continue what is there, from its newest undamaged checkpoint (from step 0 if there is none).
@@ -164,8 +175,9 @@ def train(
     Raises: Interrupted after Ctrl-C, with everything saved; DivergedError; BusyError.
     """
     job = train_job(
-        recipe, data, options=options, budget=budget, seed=seed, out=out, device=device, threads=threads, set=set
-    )
+        recipe, data, config=config, options=options, budget=budget, seed=seed, out=out, device=device, threads=threads,
+        set=set,
+    )  # fmt: skip
     before = torch.get_num_threads()
     try:
         with graceful() as stop:
@@ -178,10 +190,11 @@ def train(
 
 def train_job(
     recipe: str | Recipe,
-    data: Any,
+    data: Any = None,
     *,
+    config: str | Path | None = None,
     options: Options = None,
-    budget: str | Budget = "60s",
+    budget: str | Budget | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     device: str = "auto",
@@ -189,8 +202,10 @@ def train_job(
     set: Sequence[str] = (),
 ) -> CellJob:
     """Settle what `train` would do; see there."""
-    chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
-    dataset = open_dataset(data, options)
+    file = read_config(config)
+    chosen = _find(recipe, file)
+    dataset = _open(data, options, file)
+    budget = budget or file.budget or TRAIN_BUDGET
     folder = Path(out) if out is not None else Path("runs") / f"{slug(dataset.name)}-{chosen.name}-s{seed}"
     return CellJob(
         folder,
@@ -202,6 +217,54 @@ def train_job(
         pick_device(device),
         threads or comparison.default_threads(),
     )
+
+
+def read_config(path: str | Path | None) -> files.ConfigFile:
+    """What a config file says; of none, nothing.
+
+    Raises: UsageError with the line of whatever is wrong.
+    """
+    return files.NOTHING if path is None else files.read(Path(path))
+
+
+def write_config(
+    data: Any,
+    recipes: Sequence[str | Recipe] | None = None,
+    *,
+    options: Options = None,
+    budget: str | Budget = TRAIN_BUDGET,
+    seeds: int | None = None,
+    lang: str = "en",
+) -> str:
+    """A commented config file for these data: every field of every recipe, as `compare` and `train` would have them.
+
+    Args:
+        data, options: as for `compare`.
+        recipes: by default one of each family that fits.
+        budget: of one model; sizes of networks follow it.
+        seeds: of each recipe, where the file is to say it.
+        lang: of its head.
+    """
+    dataset = open_dataset(data, options)
+    chosen = [item if isinstance(item, Recipe) else find(item) for item in (recipes or defaults(dataset.spec))]
+    fitting = [recipe for recipe in chosen if recipe.unfit(dataset.spec) is None]
+    read = read_options(options)
+    given = {f.name: getattr(read, f.name) for f in fields(read) if getattr(read, f.name) != getattr(DEFAULT, f.name)}
+    return files.write(str(data), dataset.spec, fitting, Budget.parse(budget), options=given, seeds=seeds, lang=lang)
+
+
+def _find(recipe: str | Recipe, file: files.ConfigFile) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return file.find(recipe) if file.recipes else find(recipe)
+
+
+def _open(data: Any, options: Options, file: files.ConfigFile) -> Dataset:
+    if data is None:
+        data = file.data
+    if data is None:
+        raise UsageError("cli.no_data")
+    return open_dataset(data, file.options if options is None else options)
 
 
 def sample(run: str | Path, n: int = 16, **choices: Any) -> NDArray[Any]:
@@ -329,4 +392,5 @@ __all__ = [
     "recipes",
     "sample",
     "train",
+    "write_config",
 ]

@@ -411,10 +411,11 @@ def test_too_many_levels():
 
 def test_unknown_sources(tmp_path):
     refused("digit", "data.unknown_source", "digits", "ring8", ".npz")
-    refused("hf:owner/name", "data.unknown_source", "hf:owner/name")
-    refused(tmp_path, "data.folder", tmp_path)
-    refused("table.csv", "data.unsupported_format", ".csv")
-    refused("table.parquet", "data.unsupported_format", ".parquet")
+    refused("s3:bucket", "data.unknown_source", "s3:bucket")
+    refused(tmp_path, "data.no_image_files", tmp_path)
+    refused("table.csv", "data.missing", "table.csv")
+    refused("table.parquet", "data.missing", "table.parquet")
+    refused("table.xlsx", "data.unsupported_format", ".xlsx")
     (tmp_path / "plain").write_text("x")
     refused(tmp_path / "plain", "data.unsupported_format", "plain")
     refused(42, "data.unsupported_type", "int")

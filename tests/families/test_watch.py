@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import quintet
 from quintet.core.batch import Batch
 from quintet.core.budget import Budget
+from quintet.core.messages import LANGUAGES, say
 from quintet.core.model import Finding, HasWatch, Model
 from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
 from quintet.recipes.registry import RECIPES
+from quintet.report.artefacts import STABILITY
 from quintet.testing import subject
 
 SPEC = DataSpec("image", (1, 4, 4), levels=4, conditions={"label": 2})
@@ -36,6 +41,16 @@ def watch(model: Model[Any], batch: Batch) -> list[str]:
     found = model.watch(batch, batch, rng=Rng(0, "watch"))
     assert all(isinstance(finding, Finding) for finding in found)
     return [finding.what for finding in found]
+
+
+def test_every_finding_has_its_texts_and_its_place_in_the_report() -> None:
+    families = Path(quintet.__file__).parent / "families"
+    named = {name for file in families.rglob("*.py") for name in re.findall(r'Finding\(\s*"(\w+)"', file.read_text())}
+    assert {"posterior_collapse", "above_uniform", "not_invertible"} <= named
+    for name in named:
+        for lang in LANGUAGES:
+            assert say(f"event.{name}", lang, step=1, value=0.5, limit=0.1)
+        assert name in STABILITY, name
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
-"""The three baseline rows: samples and exact likelihoods."""
+"""The baseline rows: samples and exact likelihoods."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
-from quintet.metrics.baselines import Bootstrap, Histograms, Mixture, baselines
+from quintet.metrics.baselines import Bootstrap, Histograms, Local, Mixture, baselines
 
 SPEC = DataSpec("image", (1, 8, 8), 17, {"label": 10})
 RNG = Rng(5, "test")
@@ -54,14 +55,15 @@ def test_histogram_bits_by_hand():
     assert found.protocol.startswith("exact")
 
 
-def test_histogram_samples_follow_the_table(digits):
+def test_histogram_samples_follow_the_smoothed_counts_of_their_class(digits):
     x, y = digits
     model = Histograms(SPEC, x, y)
     found = model.sample(4000, rng=RNG)
     three = found.x[found.labels == 3].reshape(-1, 64)
+    real = x[y == 3].reshape(-1, 64)
     for pixel in (18, 27, 43):
         counts = np.bincount(three[:, pixel], minlength=17)
-        expected = model.tables[3, pixel] * len(three)
+        expected = (np.bincount(real[:, pixel], minlength=17) + 1) / (len(real) + 17) * len(three)
         chi2 = ((counts - expected) ** 2 / expected)[expected > 0].sum()
         assert chi2 < 16 + 6 * math.sqrt(32)
 
@@ -105,3 +107,53 @@ def test_wide_data_take_diagonal_covariances():
     model = Mixture(DataSpec("image", (3, 16, 16), 256), x, components=2)
     assert "diag" in model.protocol
     assert model.sample(10, rng=RNG).x.shape == (10, 3, 16, 16)
+
+
+def test_wide_images_are_affordable():
+    """64x64 in colour with many classes: no table a class, and a mixture of a part of the items."""
+    g = np.random.default_rng(31)
+    x, y = g.integers(0, 256, (3000, 3, 64, 64), dtype=np.uint8), np.arange(3000) % 100
+    spec = DataSpec("image", (3, 64, 64), 256, {"label": 100})
+    model = Histograms(spec, x[:200], y[:200])
+    assert model.sample(5, rng=RNG).x.shape == (5, 3, 64, 64)
+    assert 7 < model.bits(x[:10], rng=RNG).value < 9
+    mixture = Mixture(spec, x, components=1)
+    assert f"fitted on {2**25 // 12288} items" in mixture.protocol
+
+
+def test_local_network_is_an_exact_distribution():
+    """Over every image of two pixels by two with three levels the probabilities sum to one."""
+    spec = DataSpec("image", (1, 2, 2), 3, {"label": 2})
+    every = np.array(list(itertools.product(range(3), repeat=4)), np.uint8).reshape(81, 1, 2, 2)
+    train = every[np.random.default_rng(32).permutation(81)[:40]].repeat(20, axis=0)
+    model = Local(spec, train, np.arange(800) % 2)
+    nats = []
+    for item in every:  # two items at least
+        found = model.bits(np.stack([item, item]), np.zeros(2, np.int64), rng=RNG)
+        nats.append(-found.value * 4 * math.log(2))
+    p = np.exp(nats)
+    assert p.sum() == pytest.approx(1, abs=1e-4)
+    n = 20_000
+    drawn = model.sample(n, rng=RNG)
+    rows = drawn.x[drawn.labels == 0].reshape(-1, 4) @ 3 ** np.arange(3, -1, -1)
+    counts = np.bincount(rows, minlength=81)
+    chi2 = ((counts - p * len(rows)) ** 2 / (p * len(rows)))[p * len(rows) > 5].sum()
+    assert chi2 < 80 + 6 * math.sqrt(160)
+
+
+def test_local_network_beats_what_knows_no_neighbours_and_is_the_same_twice(digits):
+    x, y = digits
+    a, b = (Local(SPEC, x[:900], y[:900]).bits(x[900:1300], y[900:1300], rng=RNG) for _ in range(2))
+    assert a.value == b.value
+    assert a.protocol.startswith("exact")
+    assert a.value < Histograms(SPEC, x[:900], y[:900]).bits(x[900:1300], rng=RNG).value - 0.2
+    assert "local" not in [
+        row.name for row in baselines(DataSpec("vector", (3,)), x.reshape(len(x), -1)[:, 20:23] * 1.0)
+    ]
+
+
+def test_local_network_of_large_images_has_a_likelihood_alone():
+    x = np.random.default_rng(33).integers(0, 256, (40, 3, 20, 24), dtype=np.uint8)
+    model = Local(DataSpec("image", (3, 20, 24), 256), x)
+    assert model.sample(4, rng=RNG) is None
+    assert model.bits(x, rng=RNG).value > 0

@@ -36,7 +36,7 @@ BYTES_PER_PARAMETER = 32  # float32: weights, gradient, two moments, two average
 
 
 def compare(
-    data: str,
+    data: str | None,
     names: list[str],
     budget: str | None,
     within: str | None,
@@ -52,11 +52,13 @@ def compare(
     *,
     demo: bool = False,
     options: list[str] | None = None,
+    config: Path | None = None,
 ) -> None:
     """`quintet compare` and `quintet demo`."""
     planned = api.plan_compare(
         data,
         names or None,
+        config=config,
         options=options,
         budget=budget,
         within=within,
@@ -108,8 +110,8 @@ def compare(
 
 def train(
     recipe: str,
-    data: str,
-    budget: str,
+    data: str | None,
+    budget: str | None,
     seed: int,
     out: Path | None,
     resume: bool,
@@ -122,10 +124,20 @@ def train(
     lang: str,
     *,
     options: list[str] | None = None,
+    config: Path | None = None,
 ) -> None:
     """`quintet train`."""
     job = api.train_job(
-        recipe, data, options=options, budget=budget, seed=seed, out=out, device=device, threads=threads, set=changes
+        recipe,
+        data,
+        config=config,
+        options=options,
+        budget=budget,
+        seed=seed,
+        out=out,
+        device=device,
+        threads=threads,
+        set=changes,
     )
     said = Console(stderr=True, quiet=quiet or as_json)
     _notes(said, job.dataset, lang)
@@ -142,7 +154,7 @@ def train(
         said.print(say("cli.resume_from_start", lang, path=job.folder))
     with Progress(said, None, lang) as progress:
         trained = api.train(
-            recipe, job.dataset, budget=budget, seed=seed, out=job.folder, resume=resume, device=device,
+            job.recipe, job.dataset, budget=job.budget, seed=seed, out=job.folder, resume=resume, device=device,
             threads=threads, set=changes, listen=progress,
         )  # fmt: skip
     if as_json:
@@ -194,6 +206,29 @@ def advise(where: Path | None, need: list[str], as_json: bool, lang: str) -> Non
         verdict = say(f"verdict.{advice.verdict.replace(' ', '_')}", lang)
         text = advice.zh if lang == "zh" else advice.en
         show.print(f"[bold]{say(f'need.{advice.need}', lang)}[/bold] ({verdict}): {text}", highlight=False)
+
+
+def config(
+    data: str,
+    names: list[str],
+    every: bool,
+    budget: str,
+    seeds: int | None,
+    options: list[str] | None,
+    out: Path | None,
+    lang: str,
+) -> None:
+    """`quintet config`."""
+    chosen = list(RECIPES) if every else names or None
+    text = api.write_config(data, chosen, options=options, budget=budget, seeds=seeds, lang=lang)
+    if out is None:
+        print(text, end="")
+        return
+    if out.exists():
+        raise UsageError("file.exists", path=out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    Console(stderr=True).print(say("file.written", lang, path=out), highlight=False)
 
 
 def recipes(data: str | None, as_json: bool, lang: str) -> None:

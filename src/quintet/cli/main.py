@@ -102,6 +102,7 @@ def build(lang: str) -> typer.Typer:
     threads = typer.Option("--threads", min=1, help=text("threads"))
     changes = typer.Option("--set", help=text("set"))
     options = typer.Option("--data", metavar="OPTION=VALUE", help=text("data_options"))
+    config = typer.Option("--config", metavar="FILE", help=text("config_file"))
 
     @app.callback(invoke_without_command=True)
     def main(
@@ -133,7 +134,8 @@ def build(lang: str) -> typer.Typer:
 
     @app.command(help=text("compare"))
     def compare(
-        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
+        data: Annotated[str | None, typer.Argument(metavar="DATA", help=text("data"))] = None,
+        config: Annotated[Path | None, config] = None,
         budget: Annotated[str | None, typer.Option(help=text("budget"))] = None,
         within: Annotated[str | None, typer.Option(help=text("within"))] = None,
         recipes: Annotated[str, typer.Option(help=text("recipes_option"))] = "",
@@ -152,14 +154,15 @@ def build(lang: str) -> typer.Typer:
         names = [name.strip() for name in recipes.split(",") if name.strip()]
         commands.compare(
             data, names, budget, within, seeds, out, device, threads, changes or [], quiet, as_json, dry_run, lang,
-            options=options,
+            options=options, config=config,
         )  # fmt: skip
 
     @app.command(help=text("train"))
     def train(
         recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=text("recipe"))],
-        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
-        budget: Annotated[str, typer.Option(help=text("budget"))] = "60s",
+        data: Annotated[str | None, typer.Argument(metavar="DATA", help=text("data"))] = None,
+        config: Annotated[Path | None, config] = None,
+        budget: Annotated[str | None, typer.Option(help=text("train_budget"))] = None,
         seed: Annotated[int, typer.Option(help=text("seed"))] = 0,
         out: Annotated[Path | None, out] = None,
         resume: Annotated[bool, typer.Option("--resume", help=text("resume"))] = False,
@@ -175,7 +178,7 @@ def build(lang: str) -> typer.Typer:
 
         commands.train(
             recipe, data, budget, seed, out, resume, device, threads, changes or [], quiet, as_json, dry_run, lang,
-            options=options,
+            options=options, config=config,
         )  # fmt: skip
 
     @app.command(help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -216,6 +219,20 @@ def build(lang: str) -> typer.Typer:
         from quintet.cli import commands
 
         raise typer.Exit(commands.check(data, options, out, quiet, as_json, lang))
+
+    @app.command("config", help=text("config"))
+    def config_(
+        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
+        recipes: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE]...", help=text("config_recipes"))] = None,
+        every: Annotated[bool, typer.Option("--all", help=text("config_all"))] = False,
+        budget: Annotated[str, typer.Option(help=text("budget"))] = "60s",
+        seeds: Annotated[int | None, typer.Option(help=text("seeds"))] = None,
+        options: Annotated[list[str] | None, options] = None,
+        out: Annotated[Path | None, out] = None,
+    ) -> None:
+        from quintet.cli import commands
+
+        commands.config(data, recipes or [], every, budget, seeds, options, out, lang)
 
     @app.command(help=text("recipes"))
     def recipes(

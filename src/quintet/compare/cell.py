@@ -40,7 +40,7 @@ from quintet.metrics.likelihood import bits_per_dim, undefined
 from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
 from quintet.recipes.registry import KINDS
 from quintet.tasks.density import nats
-from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
+from quintet.tasks.generate import BATCH, Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
 from quintet.train.loop import TrainState, frozen_parameters
 from quintet.train.run import BEST, fit, restore_best, warm_up
@@ -216,8 +216,10 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     model, codec, dataset = trained.model, trained.codec, job.dataset
     training = json.loads((job.folder / TRAINING).read_text(encoding="utf-8"))
     labels = proportional_labels(dataset.train.labels, n, job.seed)
-    generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(job.seed, "warm"))
-    made = generate(model, codec, n, labels, rng=Rng(job.seed, "evaluate"), limit_s=0.4 * limit_s)
+    warm = generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(job.seed, "warm"))
+    allowed = 0.4 * limit_s
+    batch = BATCH if warm.seconds * (BATCH // CHUNK) < allowed else CHUNK  # a slow sampler stops nearer to its limit
+    made = generate(model, codec, n, labels, rng=Rng(job.seed, "evaluate"), batch=batch, limit_s=allowed)
     steps = model.sequential_steps()
     guided = getattr(model.sampling, "guidance", 1.0) not in (0.0, 1.0)  # two evaluations instead of one
     cost = SamplingCost(

@@ -28,7 +28,7 @@ from quintet.compare.reference import describe, make_reference, write_reference
 from quintet.compare.summary import summarize
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
-from quintet.core.errors import Interrupted, ResourceError, UsageError
+from quintet.core.errors import DataError, Interrupted, ResourceError, UsageError
 from quintet.core.interrupt import graceful
 from quintet.core.lock import locked
 from quintet.core.messages import LANGUAGES, say
@@ -270,6 +270,8 @@ def plan(
         raise UsageError("compare.both")
     if seeds is not None and seeds < 1:
         raise UsageError("compare.seeds", n=seeds)
+    if not len(dataset.test):
+        raise DataError("compare.too_few", data=dataset.name, count=len(dataset.train))
     unfit = {recipe.name: why for recipe in recipes if (why := recipe.unfit(dataset.spec)) is not None}
     fitting = [recipe for recipe in recipes if recipe.name not in unfit]
     if not fitting:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict, ValidationError
@@ -80,15 +80,19 @@ def make(cls: type[C], fields: Mapping[str, Any], where: str = "config") -> C:
     known = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = near[0] if near else ", ".join(known)
-            raise UsageError("config.unknown_field", where=where, field=name, hint=hint)
+            raise UsageError("config.unknown_field", where=where, field=name, hint=nearest(name, known))
     try:
         return cls(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([where, *(str(part) for part in first["loc"])])
         raise UsageError("config.bad_value", where=place, why=first["msg"], value=repr(first.get("input"))) from error
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What was probably meant, or all that is known."""
+    near = difflib.get_close_matches(name, known, 1)
+    return near[0] if near else ", ".join(known)
 
 
 def override(

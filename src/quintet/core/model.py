@@ -187,8 +187,8 @@ class Finding:
     """Something that a model's own detector found wrong while training.
 
     Attributes:
-        what: a name with texts in `event.<what>` of the message catalogue and of the report: "mode_collapse",
-            "discriminator_overfit", "posterior_collapse", "not_invertible", "log_det_not_finite", "above_uniform".
+        what: a name with texts in `event.<what>` of the message catalogue and of the report, such as "mode_collapse",
+            "posterior_collapse", "not_invertible", "above_uniform".
         value: what was measured, in the unit that the texts give it.
         limit: beyond which it counts as wrong.
         severe: samples are worthless while it lasts. At the last three previews, the last of them in the second half

@@ -92,7 +92,11 @@ def _open_folder(path: Path, options: DataOptions, name: str = "") -> Dataset:
             return assemble(find_images(path, options), options)
     from quintet.data.parquet import find_parquet_images, image_column, open_columns, parquet_files
 
+    if not path.exists():
+        raise DataError("data.missing", path=path, cwd=Path.cwd())
     files = parquet_files(path)
+    if not files:
+        raise DataError("data.no_image_files", path=path, others="-")
     schema = open_columns(files)
     if image_column(schema) is not None:
         return assemble(find_parquet_images(name or path.stem, path, files, options), options)

@@ -1,4 +1,4 @@
-"""The baseline rows: bootstrap of the training set, independent histograms, Gaussian mixture; for images a local network.
+"""The baseline rows: bootstrap of the training set, independent histograms, Gaussian mixture, local network.
 
 What they are for: the bootstrap wins every distance and must raise the copy alarm; the histograms know no dependence
 between values but get constant pixels right; the mixture is what a model without a network reaches; the local network,
@@ -273,11 +273,12 @@ class Local:
     """
 
     name: Name = "local"
-    REACH, HIDDEN, BATCH, STEPS, PASSES = 3, 128, 2048, 700, 8
+    REACH, HIDDEN, BATCH, STEPS, PASSES = 3, 128, 2048, 500, 8
     MOST_DRAWN, MOST_READ = 1024, 500_000
 
     def __init__(self, spec: DataSpec, x: NDArray[np.generic], labels: Labels = None, *, seed: int = 0) -> None:
-        assert spec.kind == "image" and spec.levels is not None
+        assert spec.kind == "image"
+        assert spec.levels is not None
         self.spec, self.dtype, self.levels = spec, x.dtype, spec.levels
         self.classes, self.prior = _frequencies(labels)
         channels, height, width = spec.shape
@@ -308,7 +309,7 @@ class Local:
 
     @torch.no_grad()
     def sample(self, n: int, *, rng: Rng) -> Drawn | None:
-        """n items, pixel by pixel; item i depends on (rng, i) alone. None above 1,024 values: it would take too long."""
+        """n items, pixel by pixel; item i depends on (rng, i) alone. None above 1,024 values, which take too long."""
         if self.spec.dims > self.MOST_DRAWN:
             return None
         group, labels = _classes(n, self.classes, self.prior, rng)

@@ -82,7 +82,7 @@ def matrix(x: NDArray[np.generic]) -> Array:
 
     Raises: ValueError for non-finite values.
     """
-    rows = np.ascontiguousarray(np.asarray(x, dtype=np.float64).reshape(len(x), -1))
+    rows = np.ascontiguousarray(np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(np.shape(x)[1:])))
     if not np.isfinite(rows).all():
         raise ValueError("features hold NaN or infinite values")
     return rows

@@ -161,7 +161,8 @@ class ConvEncoder(nn.Module):
         h = self.enter(to_patches(x, self.patch).contiguous(memory_format=torch.channels_last))
         for i, stage in enumerate(self.stages):
             if i:
-                h = F.avg_pool2d(self.widen[i - 1](h), 2, ceil_mode=True, count_include_pad=False)
+                # before widening, which it commutes with, there is less to pool
+                h = self.widen[i - 1](F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False))
             for block in stage:  # type: ignore[attr-defined]
                 h = block(h, context)
         out: Tensor = self.leave(F.leaky_relu(h, SLOPE).flatten(1))

@@ -1,7 +1,7 @@
 """Encoder and decoder that share a ladder of latents: bottom-up features, top-down state, one group of latents a rung.
 
 What it is: the top group is a vector, every further group lies on a size of the pyramid (images) or is a vector again
-(vectors, tokens). Blocks are those of `conv`, without normalisation; posteriors start equal to the priors.
+(vectors, tokens). Blocks are those of `conv`, without normalisation.
 What it is not: a model; which noise a group gets, and what it costs, is decided by the caller's `draw`.
 
 Legend: u standard normal noise of a group, z the latent it becomes, h the decoder's state.
@@ -72,10 +72,23 @@ def _latent(mean_log_std: Tensor, u: Tensor) -> Tensor:
     return torch.addcmul(mean, torch.exp(LOG_STD * torch.tanh(log_std / LOG_STD)), u.to(mean.dtype))
 
 
-def _still(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
-    """Zero at the start: a prior begins standard normal, a posterior equal to its prior."""
+def _prior(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """Zero at the start: mean 0 and standard deviation 1 for every state."""
     nn.init.zeros_(layer.weight)
-    return layer
+    return edge(layer)
+
+
+def _posterior(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """At the start means of about unit size, which differ from example to example, and standard deviation 1/e.
+
+    One that starts equal to its prior is noise, which the decoder learns to overhear before it carries anything.
+    """
+    half = len(layer.weight) // 2
+    with torch.no_grad():
+        layer.weight[half:] = 0
+        assert layer.bias is not None
+        layer.bias[half:] = -1
+    return edge(layer)
 
 
 class Top(nn.Module):
@@ -90,8 +103,8 @@ class Top(nn.Module):
     def __init__(self, context: int, width: int, state: tuple[int, ...]) -> None:
         super().__init__()
         self.state = state
-        self.prior = edge(zero(nn.Linear(context, 2 * width))) if context else None
-        self.posterior = edge(zero(nn.Linear(prod(state), 2 * width)))
+        self.prior = _prior(_dense(context, 2 * width)) if context else None
+        self.posterior = _posterior(_dense(prod(state), 2 * width))
         self.enter = edge(_dense(width + context, prod(state)))
 
     def forward(self, feature: Tensor | None, context: Tensor | None, draw: Draw) -> Tensor:
@@ -110,8 +123,8 @@ class Rung(nn.Module):
     def __init__(self, layer: Layer, channels: int, latent: int) -> None:
         super().__init__()
         # few channels a place, which the blocks before have prepared: they need not see the neighbours again
-        self.prior = edge(_still(_point(layer, channels, 2 * latent)))
-        self.posterior = edge(_still(_point(layer, channels, 2 * latent)))
+        self.prior = _prior(_point(layer, channels, 2 * latent))
+        self.posterior = _posterior(_point(layer, channels, 2 * latent))
         self.enter = _point(layer, latent, channels)
 
     def forward(self, group: int, h: Tensor, feature: Tensor | None, draw: Draw) -> Tensor:
@@ -127,7 +140,6 @@ class LadderEncoder(nn.Module):
     def __init__(
         self,
         inputs: int,
-        conditions: Mapping[str, int],
         layer: Layer,
         block: Block,
         widths: Sequence[int],
@@ -139,28 +151,25 @@ class LadderEncoder(nn.Module):
         """Args: widths, rungs: from the largest size to the smallest."""
         super().__init__()
         self.patch, self.pool, self.rungs = patch, pool, rungs
-        self.context = Context(conditions, time=False)
         self.enter = edge(layer(inputs, widths[0]))
         self.stages = nn.ModuleList(
-            nn.ModuleList(block(width, self.context.width, blocks * len(widths)) for _ in range(blocks))
-            for width in widths
+            nn.ModuleList(block(width, 0, blocks * len(widths)) for _ in range(blocks)) for width in widths
         )
         self.widen = nn.ModuleList(_point(layer, a, b) for a, b in pairwise(widths))
 
-    def forward(self, x: Tensor, cond: Cond) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
         """x (B, *inputs) -> features, top first."""
-        context = self.context(cond, None, x)
         if self.pool:
             x = to_patches(x, self.patch).contiguous(memory_format=torch.channels_last)
         h = self.enter(x)
         features: list[Tensor] = []
         for i, stage in enumerate(self.stages):
             if i:
-                h = self.widen[i - 1](h)
-                if self.pool:
+                if self.pool:  # before widening, which it commutes with, there is less to pool
                     h = F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False)
+                h = self.widen[i - 1](h)
             for block in stage:  # type: ignore[attr-defined]
-                h = block(h, context)
+                h = block(h, None)
             features += [h] * self.rungs[i]
         return [h, *features[::-1]]
 
@@ -169,6 +178,7 @@ class LadderDecoder(nn.Module):
     """Top-down: the vector makes the smallest state; at each size blocks, a rung, blocks, a rung, ..., then growth.
 
     Blocks come before a rung, so that the prior of a group is a deep function of the groups above it, and at the end.
+    Conditions enter at the smallest size: from there the state carries them up, for a small part of the price.
     """
 
     def __init__(
@@ -193,14 +203,14 @@ class LadderDecoder(nn.Module):
         self.top = Top(context, width, (widths[0], *sizes[0]))
         deep = blocks * (sum(max(count, 1) for count in rungs) + 1)
         self.stages = nn.ModuleList()
-        for c, latent, count in zip(widths, latents, rungs, strict=True):
+        for i, (c, latent, count) in enumerate(zip(widths, latents, rungs, strict=True)):
             stage = nn.ModuleList()
             for place in range(max(count, 1)):
-                stage.extend(block(c, context, deep) for _ in range(blocks))
+                stage.extend(block(c, 0 if i else context, deep) for _ in range(blocks))
                 if place < count:
                     stage.append(Rung(layer, c, latent))
             self.stages.append(stage)
-        self.last = nn.ModuleList(block(widths[-1], context, deep) for _ in range(blocks))
+        self.last = nn.ModuleList(block(widths[-1], 0, deep) for _ in range(blocks))
         self.narrow = nn.ModuleList(_point(layer, a, b) for a, b in pairwise(widths))
         self.leave = edge(layer(widths[-1], outputs[0] * patch**2))
         if isinstance(self.leave, nn.Conv2d):
@@ -223,7 +233,7 @@ class LadderDecoder(nn.Module):
                 else:
                     h = part(h, context)
         for part in self.last:
-            h = part(h, context)
+            h = part(h, None)
         out: Tensor = self.leave(F.leaky_relu(h, SLOPE))
         return from_patches(out, self.patch, self.outputs[1:]) if self.sizes[0] else out  # type: ignore[arg-type]
 
@@ -266,9 +276,7 @@ class LadderConfig(LadderNetworkConfig):
         layer: Layer = _conv3 if image else _dense
         block: Block = ConvBlock if image else DenseBlock
         widths, rungs, latents = (_widths(each, len(sizes)) for each in (self.channels, self.rungs, self.latents))
-        encoder = LadderEncoder(
-            inputs[0] * patch**2, conditions, layer, block, widths, rungs, self.blocks, patch=patch, pool=image
-        )
+        encoder = LadderEncoder(inputs[0] * patch**2, layer, block, widths, rungs, self.blocks, patch=patch, pool=image)
         decoder = LadderDecoder(
             outputs,
             conditions,

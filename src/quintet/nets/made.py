@@ -81,7 +81,7 @@ class MADE(nn.Module):
         self.known = [int((degree <= i).sum()) for i in range(length)]  # units that see nothing from input i on
         self.enter = edge(MaskedLinear(degree[:, None] > place))
         self.hidden = nn.ModuleList(MaskedLinear(degree[:, None] >= degree) for _ in range(depth - 1))
-        rows = torch.arange(length).repeat_interleave(outputs)
+        rows = torch.arange(length).repeat(outputs)  # one output of all inputs side by side: splines read them so
         leave = edge(MaskedLinear(rows[:, None] >= degree))
         self.leave = cast(MaskedLinear, zero(leave)) if zero_output else leave
         self.embed = ConditionEmbedding(conditions, width)
@@ -95,7 +95,7 @@ class MADE(nn.Module):
         for layer in self.hidden:
             h = layer(F.relu(h))
         out: Tensor = self.leave(F.relu(h))
-        return out.view(len(x), self.length, self.outputs)
+        return out.view(len(x), self.outputs, self.length).mT
 
     def start(self, n: int, cond: Cond) -> MadeCache:
         """An empty cache for n examples."""
@@ -129,7 +129,7 @@ class MADE(nn.Module):
                 weight = cache.weights[k][new, : given.shape[1]]
                 u = F.linear(given, weight, layer.bias[new])  # type: ignore[index]
                 h[:, new] = F.relu(u + cache.context[:, new] if k == 0 else u)
-        row = slice(i * self.outputs, (i + 1) * self.outputs)
+        row = slice(i, None, self.length)
         cache.at += 1
         return F.linear(cache.hidden[-1][:, :last], cache.weights[-1][row, :last], self.leave.bias[row])
 

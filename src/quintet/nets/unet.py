@@ -101,6 +101,7 @@ class UNet(nn.Module):
         for _ in channels[1:]:
             self.sizes.append(tuple(-(-size // 2) for size in self.sizes[-1]))
         self.enter = edge(_conv(inputs[0] * patch**2, channels[0], 3))
+        self.place = nn.Parameter(0.1 * torch.randn(channels[0], *self.sizes[0]))
         self.down = nn.ModuleList(_conv(a, b, 1) for a, b in pairwise(channels))
         self.up = nn.ModuleList(_conv(b, a, 1) for a, b in pairwise(channels))
         self.falling, self.rising = (
@@ -122,6 +123,7 @@ class UNet(nn.Module):
         bottom, right = self.padding
         x = F.pixel_unshuffle(F.pad(x, (0, right, 0, bottom)), self.patch)
         h = self.enter(x.contiguous(memory_format=torch.channels_last))
+        h = h + self.place.to(h.dtype)
         skips: list[Tensor] = []
         for level, stage in enumerate(self.falling):
             if level:
@@ -137,7 +139,7 @@ class UNet(nn.Module):
                 h = skips.pop() + grown[:, :, :height, :width]
             for block in self.rising[level]:  # type: ignore[attr-defined]
                 h = block(h, *next(parts).chunk(2, dim=1))
-        h = F.pixel_shuffle(self.leave(F.hardswish(pixel_norm(h))), self.patch)
+        h = F.pixel_shuffle(self.leave(h), self.patch)  # linear, without norm: what is asked often contains x itself
         return h[:, :, : self.outputs[1], : self.outputs[2]]
 
 

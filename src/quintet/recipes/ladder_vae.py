@@ -59,7 +59,7 @@ def _image(spec: DataSpec) -> Stage:
             likelihood=likelihood,
             beta=0.5,
             free_bits=0.5,
-            kl_warmup=0.2,
+            kl_warmup=0.3,
             sampling=VaeSampling(noise=1.0 if side == 1 else 0.4),
         ),
         train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=2e-3)}),

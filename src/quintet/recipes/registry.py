@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Iterable
+from types import ModuleType
 
+from quintet import families, nets
 from quintet.core.config import Config
 from quintet.core.errors import UsageError
 from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
 from quintet.core.spec import DataSpec
 from quintet.data import codecs
-from quintet.families import latent
-from quintet.families.autoregressive import model as autoregressive
-from quintet.families.autoregressive import orders, outputs
-from quintet.families.diffusion import densities, paths, targets, weighting
-from quintet.families.diffusion import model as diffusion
-from quintet.families.diffusion import sampling as diffusion_sampling
-from quintet.families.flow import bijections, images, splines, transforms
-from quintet.families.flow import model as flow
-from quintet.families.gan import losses
-from quintet.families.gan import model as gan
-from quintet.families.vae import autoencoder, likelihoods, priors, quantize
-from quintet.families.vae import ladder as ladder_family
-from quintet.families.vae import model as vae
-from quintet.nets import causal, conv, dit, ladder, local, lstm, made, mixer, mlp, plain, strided, transformer, unet
 from quintet.recipes import (
     beta_vae,
     dcgan,
@@ -81,6 +71,12 @@ def defaults(spec: DataSpec) -> list[str]:
     return [next((name for name in row if RECIPES[name].unfit(spec) is None), row[0]) for row in PREFERRED]
 
 
+def _modules(package: ModuleType) -> Iterable[ModuleType]:
+    """Every module of a package, its sub-packages included."""
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        yield importlib.import_module(found.name)
+
+
 def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:
     """Every concrete config class of the given modules, by its kind."""
     found: dict[str, type[Config]] = {c.kind: c for c in (OptimizerConfig, TrainConfig, Stage)}
@@ -92,13 +88,7 @@ def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:
     return found
 
 
-KINDS: dict[str, type[Config]] = _kinds(
-    (
-        codecs, causal, conv, dit, ladder, local, lstm, made, mixer, mlp, plain, strided, transformer, unet,
-        gan, losses, vae, autoencoder, quantize, latent, ladder_family, likelihoods, priors, flow, bijections, images, splines, transforms,
-        diffusion, diffusion_sampling, densities, paths, targets, weighting, autoregressive, orders, outputs,
-    )
-)  # fmt: skip
+KINDS: dict[str, type[Config]] = _kinds((codecs, *_modules(nets), *_modules(families)))
 
 
 def find(name: str) -> Recipe:

@@ -35,7 +35,8 @@ def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
         for depth in (2, 2, 2)
     ]
     assert spec.levels is not None
-    first = MarginalsConfig(bins=min(spec.levels, 256))
+    levels = min(spec.levels, 256)
+    first = MarginalsConfig(bins=levels, spread=0.25, reach=levels // 64)
     optimizer = OptimizerConfig(method="muon", lr=3e-3, matrix_lr=0.02)
     return (
         Stage(

@@ -165,7 +165,7 @@ class Optimizer:
         for key, value in tensors.items():
             kind, index, *name = key.split(".")
             if kind == "adam":
-                like = params[int(index)]  # the fused kernel pairs numbers by their place in memory: channels last stay so
+                like = params[int(index)]  # the fused kernel pairs numbers by their place: channels last stay so
                 same = value.shape == like.shape
                 state[int(index)][name[0]] = torch.empty_like(like).copy_(value) if same else value.clone()
             elif self.muon is not None:

@@ -19,9 +19,12 @@ from quintet.core.spec import DataSpec
 from quintet.families.autoregressive.model import Autoregressive, AutoregressiveConfig, TokenSampling
 from quintet.families.autoregressive.orders import Order, order
 from quintet.families.autoregressive.outputs import Categorical, LogisticMixture
+from quintet.nets.local import LocalConfig
+from quintet.nets.lstm import LstmConfig
 from quintet.nets.transformer import TransformerConfig
 
 NETWORK = TransformerConfig(width=16, depth=2, heads=2, hidden=24, reach=1, waves=1, dropout=0.1)
+LOCAL = LocalConfig(width=8, depth=1, hidden=8, head=8, window=(2, 3), first=(2, 3), waves=1)
 TINY = DataSpec("image", (1, 2, 2), 3, {"label": 2})
 OUTPUTS = [Categorical(), LogisticMixture(components=3)]
 
@@ -48,10 +51,10 @@ def log_prob(model, x, cond=None):
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("way", ["rows", "columns"])
+@pytest.mark.parametrize(("network", "way"), [(NETWORK, "rows"), (NETWORK, "columns"), (LOCAL, "pixels")])
 @pytest.mark.parametrize("label", [None, 0, 1])
-def test_probabilities_of_all_examples_sum_to_one(output, way, label):
-    model = build(TINY, output=output, order=way)
+def test_probabilities_of_all_examples_sum_to_one(output, network, way, label):
+    model = build(TINY, output=output, network=network, order=way)
     x = everything(TINY)
     cond = None if label is None else {"label": torch.full((len(x),), label)}
     p = log_prob(model, x, cond).exp()
@@ -70,6 +73,32 @@ def test_log_prob_is_the_sum_of_what_sampling_draws_from():
             logits = following(tokens[:, i - 1] if i else None)
             total += logits.log_softmax(-1).gather(1, tokens[:, i, None])[:, 0]
     torch.testing.assert_close(total, log_prob(model, x, {"label": label}), rtol=1e-10, atol=1e-10)
+
+
+def test_likelihood_of_a_colour_image_is_the_sum_of_what_sampling_draws_from():
+    """Channels of a pixel one after another, rows in raster order, through the local network's cache."""
+    spec = DataSpec("image", (3, 3, 4), 5, {"label": 2})
+    model = build(spec, network=LOCAL, order="pixels", grid=spec.shape)
+    x, label = Rng(0, "x").integers(0, 5, (7, 3, 3, 4)), torch.arange(7) % 2
+    tokens = model.read(x)
+    assert torch.equal(tokens[:, :6], torch.cat([x[:, :, 0, 0], x[:, :, 0, 1]], 1))
+    assert torch.equal(model.place(tokens), x)
+    following = model.following(7, {"label": label}, 1.0)
+    total = torch.zeros(7, dtype=torch.float64)
+    with torch.no_grad():
+        for i in range(36):
+            logits = following(tokens[:, i - 1] if i else None)
+            total += logits.log_softmax(-1).gather(1, tokens[:, i, None])[:, 0]
+    torch.testing.assert_close(total, log_prob(model, x, {"label": label}), rtol=1e-10, atol=1e-10)
+
+
+def test_likelihood_in_parts_is_the_likelihood(monkeypatch):
+    model = build(TINY)
+    x, label = everything(TINY), torch.arange(81) % 2
+    whole = log_prob(model, x, {"label": label})
+    monkeypatch.setattr("quintet.families.autoregressive.model.MOST_LOGITS", 4 * 3 * 10)  # ten examples at once
+    torch.testing.assert_close(log_prob(model, x, {"label": label}), whole, rtol=1e-12, atol=1e-12)
+    assert log_prob(model, x[:0]).shape == (0,)
 
 
 def chi_square(samples: torch.Tensor, p: np.ndarray, spec: DataSpec) -> float:
@@ -154,17 +183,19 @@ def chain(n: int, length: int, seed: int) -> torch.Tensor:
     return torch.tensor(x)
 
 
-def test_cross_entropy_of_a_markov_chain_approaches_its_entropy_and_never_beats_it():
+RECURRENT = LstmConfig(width=16, depth=1, reach=1, waves=1, dropout=0.0)
+ATTENTIVE = TransformerConfig(width=16, depth=1, heads=2, hidden=16, reach=1, waves=1, dropout=0.0)
+
+
+@pytest.mark.parametrize("network", [ATTENTIVE, RECURRENT], ids=["transformer", "lstm"])
+def test_cross_entropy_of_a_markov_chain_approaches_its_entropy_and_never_beats_it(network):
     length = 6
     entropy, p = -float((FIRST * np.log(FIRST)).sum()), FIRST
     for _ in range(length - 1):
         entropy += float(-(p[:, None] * CHAIN * np.log(CHAIN)).sum())
         p = p @ CHAIN
     with layer_noise(Rng(0, "init")):
-        model = AutoregressiveConfig(
-            network=TransformerConfig(width=16, depth=1, heads=2, hidden=16, reach=1, waves=1, dropout=0.0),
-            output=Categorical(),
-        ).build(DataSpec("tokens", (length,), 3))
+        model = AutoregressiveConfig(network=network, output=Categorical()).build(DataSpec("tokens", (length,), 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     (player,) = model.players()
     for step in range(150):
@@ -266,7 +297,9 @@ def test_orders_are_permutations_with_an_inverse():
     assert order("rows", (2, 3)).positions.tolist() == [0, 1, 2, 3, 4, 5]
     assert order("columns", (2, 3)).positions.tolist() == [0, 3, 1, 4, 2, 5]
     assert order("columns", (2, 3)).grid == (3, 2)
-    assert order("columns", (5,)) == order("rows", (5,))
+    assert order("pixels", (3, 2, 2)).positions.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+    assert order("pixels", (3, 2, 4)).grid == (2, 4, 3)
+    assert order("columns", (5,)) == order("pixels", (5,)) == order("rows", (5,))
     assert Order((2, 2, 2), (1, 2, 0)).positions.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
     with pytest.raises(ValueError, match="permute"):
         Order((2, 3), (0, 0))

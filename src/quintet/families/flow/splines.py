@@ -2,8 +2,9 @@
 
 What it is: bijections that act on each value alone, with unnormalised parameters.
 
-No boolean indexing and no branch on the data: every value goes through the same arithmetic with its bin gathered and
-the outside chosen by `where`, which keeps the memory traffic low and the cost independent of the values.
+No boolean indexing and no branch on the data: every value goes through the same arithmetic with its bin and the outside
+chosen by `where`, which keeps the memory traffic low and the cost independent of the values. Parameters are cheapest
+where one parameter of neighbouring values lies side by side (theta a transposed view of (..., P, D)).
 
 Sources: Durkan et al. 2019 (rational quadratic), arXiv:1906.04032; Gregory & Delbourgo 1982 (its interpolant);
 Müller et al. 2019 (piecewise linear), arXiv:1808.03856.
@@ -14,12 +15,14 @@ Shapes: x, y (..., D) values; theta (..., D, P) parameters, P = `Bijection.param
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from quintet.core.config import STRICT
 from quintet.families.flow.bijections import Bijection
@@ -46,22 +49,20 @@ class RationalQuadratic(Bijection):
         return 3 * self.bins - 1
 
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        sizes, edges, slopes = self._knots(theta)
         inner = x.clamp(-self.bound, self.bound)
-        w, h, left, low, d0, d1 = self._bin(inner, edges[..., 0, :], sizes, edges, slopes)
+        w, h, left, low, d0, d1 = self._bin(inner, theta, 0)
         xi = ((inner - left) / w).clamp(0, 1)
         s, u = h / w, xi * (1 - xi)
         bottom = s + (d0 + d1 - 2 * s) * u
         y = low + h * (s * xi.square() + d0 * u) / bottom  # eq. 4
         top = d1 * xi.square() + 2 * s * u + d0 * (1 - xi).square()
-        log_slope = 2 * (s.log() - bottom.log()) + top.log()  # eq. 5
+        log_slope = 2 * (s / bottom).log() + top.log()  # eq. 5
         inside = x.abs() < self.bound
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
 
     def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
-        sizes, edges, slopes = self._knots(theta)
         inner = y.clamp(-self.bound, self.bound)
-        w, h, left, low, d0, d1 = self._bin(inner, edges[..., 1, :], sizes, edges, slopes)
+        w, h, left, low, d0, d1 = self._bin(inner, theta, 1)
         s, up = h / w, (inner - low).clamp_min(0)
         bend = up * (d0 + d1 - 2 * s)
         a, b, c = h * (s - d0) + bend, h * d0 - bend, -s * up  # eq. 7
@@ -69,26 +70,74 @@ class RationalQuadratic(Bijection):
         xi = (2 * c / (-b - root)).clamp(0, 1)  # the form without cancellation
         return torch.where(y.abs() < self.bound, left + xi * w, y)
 
-    def _knots(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Bin sizes and lower edges (..., 2, K), first widths, then heights; slopes (..., K + 1)."""
-        k = self.bins
-        shares = theta[..., : 2 * k].reshape(*theta.shape[:-1], 2, k).softmax(-1)
-        sizes = (self.least / k + (1 - self.least) * shares) * (2 * self.bound)
-        edges = sizes.cumsum(-1) - sizes - self.bound
-        at_zero = math.log(math.expm1(1 - self.least))  # softplus of it + least = 1
-        slopes = self.least + F.softplus(theta[..., 2 * k :] + at_zero)
-        return sizes, edges, F.pad(slopes, (1, 1), value=1.0)
-
     def _bin(
-        self, value: Tensor, grid: Tensor, sizes: Tensor, edges: Tensor, slopes: Tensor
+        self, value: Tensor, theta: Tensor, axis: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Width, height, left, low and both slopes of the bin that holds each value, each (..., D)."""
-        k = ((value.detach()[..., None] >= grid.detach()).sum(-1, keepdim=True) - 1).clamp_min(0)  # (..., D, 1)
-        pair = k[..., None, :].expand(*k.shape[:-1], 2, 1)
-        w, h = sizes.gather(-1, pair)[..., 0].unbind(-1)
-        left, low = edges.gather(-1, pair)[..., 0].unbind(-1)
-        d0, d1 = slopes.gather(-1, torch.cat([k, k + 1], -1)).unbind(-1)
-        return w, h, left, low, d0, d1
+        """Width, height, left, low and both slopes of the bin that holds each value on an axis (0: x, 1: y)."""
+        box = 2 * self.bound
+        place = (value.detach() + self.bound) / box
+        k, share, below, raw = _Bin.apply(theta.movedim(-1, 0), place, axis, self.least)  # type: ignore[no-untyped-call]
+        size = (self.least / self.bins + (1 - self.least) * share) * box
+        start = ((1 - self.least) * below + k * (self.least / self.bins)) * box - self.bound
+        at_zero = math.log(math.expm1(1 - self.least))  # softplus of it + least = 1
+        slope = self.least + F.softplus(raw + at_zero)
+        return size[0], size[1], start[0], start[1], slope[0], slope[1]
+
+
+class _Bin(torch.autograd.Function):
+    """The bin of each value and its unnormalised knots, with a gradient that is written in one pass.
+
+    Rows of parameters (3 K - 1, ...) are 2 x K logits of widths and heights, then K - 1 slopes at the inner knots. All
+    arithmetic goes along the values, with a loop over the K rows; softmax, cumulative sum and gather along an axis as
+    short as K, and their backward passes, cost several times as much, and scattered rows do not fuse when compiled.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, theta: Tensor, place: Tensor, axis: int, least: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """k (...,) bin; its shares of both axes, the shares below it, and its raw slopes at both ends, each (2, ...).
+
+        Args:
+            theta: (3 K - 1, ...).
+            place: (...,) in [0, 1], along `axis` (0 widths, 1 heights).
+            least: smallest size of a bin, as a share of the box times K.
+        """
+        bins = (len(theta) + 1) // 3
+        logits = theta[: 2 * bins].unflatten(0, (2, bins))
+        shares = (logits - logits.amax(1, keepdim=True)).exp()
+        shares = shares / shares.sum(1, keepdim=True)
+        k, upper = torch.zeros_like(place), torch.zeros_like(place)
+        for j in range(bins - 1):
+            upper = upper + shares[axis, j]
+            k = k + (place >= (1 - least) * upper + (least / bins * (j + 1)))
+        share, below = shares[:, 0], torch.zeros_like(shares[:, 0])
+        first, last = torch.zeros_like(place), torch.zeros_like(place)
+        for j in range(1, bins):
+            row, beyond, here = theta[2 * bins + j - 1], k >= j, k == j
+            below = below + torch.where(beyond, shares[:, j - 1], 0.0)
+            share = torch.where(here, shares[:, j], share)
+            first = torch.where(here, row, first)
+            last = torch.where(k == j - 1, row, last)
+        ctx.save_for_backward(shares, share, below, k)
+        ctx.mark_non_differentiable(k)
+        return k, share, below, torch.stack([first, last])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        shares, share, below, k = ctx.saved_tensors
+        _, of_share, of_below, of_raw = grads
+        bins = shares.shape[1]
+        rows = []
+        mean = of_share * share + of_below * below
+        under, at, over = of_below - mean, of_share - mean, -mean
+        logits = [shares[:, j] * torch.where(k > j, under, torch.where(k == j, at, over)) for j in range(bins)]
+        for axis in range(2):
+            rows += [row[axis] for row in logits]
+        for j in range(1, bins):
+            rows.append(torch.where(k == j, of_raw[0], torch.where(k == j - 1, of_raw[1], 0.0)))
+        return torch.stack(rows), None, None, None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

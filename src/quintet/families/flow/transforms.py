@@ -133,7 +133,7 @@ class Coupling(Transform):
         order = torch.tensor([*change, *given])
         self.register_buffer("change", order[: len(change)].clone(), persistent=False)
         self.register_buffer("given", order[len(change) :].clone(), persistent=False)
-        outputs = (len(change), bijection.parameters)
+        outputs = (bijection.parameters, len(change))  # in this order splines are cheapest
         self.conditioner = network.build((max(1, len(given)),), outputs, spec.conditions)
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
@@ -150,8 +150,8 @@ class Coupling(Transform):
 
     def _theta(self, x: Tensor, cond: Cond) -> Tensor:
         seen = x.index_select(1, self.given) if len(self.given) else x.new_ones(len(x), 1)
-        theta: Tensor = self.conditioner(seen, cond)  # (B, change, P)
-        return theta.to(x.dtype)
+        theta: Tensor = self.conditioner(seen, cond)  # (B, P, change)
+        return theta.to(x.dtype).mT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -412,19 +412,27 @@ class Marginals(Transform):
     half of the box instead of one cell in 256. With `Probit` behind it a flow starts as the product of histograms, and
     what is left to learn is dependence. Each histogram leans on that of its channel by `pool` made-up examples.
 
+    An affine map fits a Gaussian to what is the half of one below a spike's upper edge, and some of its mass falls beyond
+    that edge. `spread` lends a share of each level's mass to the levels within `reach`, which look the same: beside a
+    spike that is where such samples fall.
+
     Args:
         dims: D.
         channels: whose histograms are pooled; they divide D.
         bins: K, one a level.
         pool: number of examples that a channel's histogram counts for in each of its dimensions.
         floor: share of the mass spread evenly over the bins, so that float32 inverts every bin.
+        spread, reach: share of a bin's mass that goes to the bins at most so far from it.
     """
 
     edges: Tensor
 
-    def __init__(self, dims: int, channels: int, bins: int, pool: float, floor: float) -> None:
+    def __init__(
+        self, dims: int, channels: int, bins: int, *, pool: float, floor: float, spread: float = 0.0, reach: int = 0
+    ) -> None:
         super().__init__()
         self.channels, self.bins, self.pool, self.floor = channels, bins, pool, floor
+        self.spread, self.reach = spread, reach
         edges = torch.linspace(0, 1, bins + 1).expand(dims, bins + 1).clone()
         self.register_buffer("edges", edges)  # (D, K + 1), distribution functions at the bins' edges
 
@@ -453,6 +461,10 @@ class Marginals(Transform):
         whole = counts.view(self.channels, -1, self.bins).sum(1) + 1  # (C, K)
         whole = (whole / whole.sum(1, keepdim=True)).repeat_interleave(dims // self.channels, 0)
         mass = (counts + self.pool * whole) / (seen + self.pool)
+        if self.reach:
+            ends = F.pad(mass[:, None], (self.reach, self.reach), mode="reflect")
+            near = F.avg_pool1d(ends, 2 * self.reach + 1, 1)[:, 0]
+            mass = (1 - self.spread) * mass + self.spread * near / near.sum(1, keepdim=True)
         mass = self.floor / self.bins + (1 - self.floor) * mass
         self.edges[:, 1:] = mass.cumsum(1).to(self.edges)
         self.edges[:, -1] = 1.0
@@ -472,6 +484,11 @@ class MarginalsConfig(TransformConfig):
     bins: int = Field(default=256, ge=2)
     pool: float = Field(default=4096.0, gt=0)
     floor: float = Field(default=0.01, gt=0, lt=1)
+    spread: float = Field(default=0.0, ge=0, lt=1)
+    reach: int = Field(default=0, ge=0)
 
     def build(self, spec: DataSpec, place: int) -> Transform:
-        return Marginals(spec.dims, spec.shape[0] if spec.kind == "image" else 1, self.bins, self.pool, self.floor)
+        return Marginals(
+            spec.dims, spec.shape[0] if spec.kind == "image" else 1, self.bins,
+            pool=self.pool, floor=self.floor, spread=self.spread, reach=self.reach,
+        )  # fmt: skip

@@ -4,11 +4,15 @@ What it is: two players over any two networks, with any adversarial loss, zero-c
 fake examples, and labels by embedding in the generator and by projection in the discriminator.
 What it is not: a likelihood or an encoder (a GAN has neither), or a network.
 
-Detectors, among the parts of the losses:
-    diversity_ratio     mean distance between generated examples of one class, over the same for real ones;
-                        about 1, near 0 after mode collapse.
+Detectors, asked at every preview (`watch`):
+    mode_collapse       mean distance between generated examples of one class, over the same for real ones, is small.
+    duplicates          many generated examples have a near twin (birthday-paradox test).
+    discriminator_overfit
+                        held-out examples score nearer to generated ones than to training examples.
+    discriminator_won   held-out examples score higher than generated ones in nearly all pairs.
+Among the parts of the losses, beside diversity_ratio:
     win_share           share of real-fake pairs in which the real example gets the higher logit; 0.5 when they
-                        cannot be told apart, near 1 for long when the discriminator has won or has memorised.
+                        cannot be told apart.
     sign_real           E sign(D(real)), the over-fitting measure r_t of Karras et al. 2020 (for losses with a
                         fixed zero; the relativistic loss leaves the zero free).
     r1_sq_norm, r2_sq_norm
@@ -16,7 +20,8 @@ Detectors, among the parts of the losses:
 
 Sources: Huang et al. 2024, arXiv:2501.05441 (loss, penalties, schedules); Miyato & Koyama 2018, arXiv:1802.05637
 (projection); Zhao et al. 2020, arXiv:2006.10738 and Karras et al. 2020, arXiv:2006.06676 (augmentation of both real and
-fake examples); Brock et al. 2019, arXiv:1809.11096 (truncation, here by scaling z).
+fake examples); Brock et al. 2019, arXiv:1809.11096 (truncation, here by scaling z); Arora et al. 2018,
+arXiv:1706.08224 (birthday test).
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ from quintet.families.gan.losses import AdversarialLoss, Relativistic, cosine, g
 
 SAMPLE_CHUNK = 1024
 NOMINAL_BATCH = 64  # rows a step, for counting epochs: a process knows its own rows only
-LEAST_DIVERSITY, MOST_DUPLICATES, MOST_OVERFIT, MOST_WINS = 0.3, 0.5, 0.5, 0.999
+LEAST_DIVERSITY, MOST_DUPLICATES, MOST_OVERFIT, MOST_WINS = 0.2, 0.5, 0.5, 0.999
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -115,12 +120,17 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         gamma, gamma_end: weight of the gradient penalties (gamma / 2 each) at the start and at the end of training.
         class_dropout: share of rows, real and fake alike, whose conditions are hidden, so that unconditional
             sampling is learned.
-        augment: probability that a discriminator's input image is shifted by up to an eighth of its size.
+        augment: largest probability of each kind of change of the discriminator's input images.
+        augment_kinds: which kinds, see augment.py.
+        augment_epochs: epochs after which the probability is reached, from 0; 0 for a constant one. A small set is seen
+            often and needs it, in a short run on a large one it would only slow the learning.
         coins: number of fair signs appended to z, with which the generator can tell separate modes apart without a
             bridge of examples between them (a continuous z has a connected image).
         bound: largest absolute output, by a tanh; None for no bound. Data with much mass at the ends of their range
             (ink on white paper) are met far sooner with one.
         noise: standard deviation of normal noise on all the discriminator's inputs, real and fake.
+        penalty_every: R1 and R2 are estimated on every k-th pair, with the same expectation at less cost.
+        critic_steps: turns of the discriminator for each turn of the generator.
         sampling: see GANSampling.
     """
 
@@ -140,10 +150,10 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         coins: int,
         bound: float | None,
         sampling: GANSampling,
-        penalty_every: int = 1,
-        critic_steps: int = 1,
         augment_kinds: Sequence[Kind] = ("shift",),
         augment_epochs: float = 0.0,
+        penalty_every: int = 1,
+        critic_steps: int = 1,
     ) -> None:
         super().__init__(spec, sampling)
         if spec.levels is not None:
@@ -188,28 +198,25 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         """
         fakes, every = turn.shared, self.penalty_every
         seen = turn.rng("augment", "discriminator")  # a stream for each half: its rows are then the batch's rows
-        real, fake = (
-            self._augment(turn.batch.x, turn.step, seen("real")),
-            self._augment(fakes.x.detach(), turn.step, seen("fake")),
-        )
-        n, row = len(real), turn.rng.first + torch.arange(len(real), device=real.device)
-        gamma = cosine(self.gamma, self.gamma_end, turn.progress)
-        chosen = row % every == 0 if gamma else torch.zeros_like(row, dtype=torch.bool)
-        logits: list[tuple[Tensor, Tensor]] = []
-        extra, parts = [], {}
-        if chosen.any():
+        real = self._augment(turn.batch.x, turn.step, seen("real"))
+        fake = self._augment(fakes.x.detach(), turn.step, seen("fake"))
+        gamma, n = cosine(self.gamma, self.gamma_end, turn.progress), len(real)
+        chosen = range(-turn.rng.first % every, n, every) if gamma else range(0)  # by number in the whole batch
+        logits: list[tuple[Tensor, ...]] = []
+        extra: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        if chosen:
+            some = torch.tensor(chosen, device=real.device)
             with full_precision(), higher_order():  # penalties lose their sense in half precision
-                x = full(torch.cat([real[chosen], fake[chosen]])).detach().requires_grad_()
-                found = self.discriminator(x, _twice(_rows(fakes.cond, chosen)))
-                reals = len(found) // 2
-                penalties = gradient_penalties(found, x, reals)
-            logits.append((found[:reals], found[reals:]))
-            extra.append(gamma / 2 * (penalties.r1 + penalties.r2) * (reals * every / n))  # a mean over all rows
+                x = full(torch.cat([real[some], fake[some]])).detach().requires_grad_()
+                found = self.discriminator(x, _twice(fakes.cond, some))
+                penalties = gradient_penalties(found, x, len(some))
+            logits.append(found.chunk(2))
+            extra.append(gamma / 2 * (penalties.r1 + penalties.r2) * (len(some) * every / n))  # a mean over all rows
             parts |= {"r1_sq_norm": penalties.r1, "r2_sq_norm": penalties.r2}
-        if not chosen.all():
-            x = torch.cat([real[~chosen], fake[~chosen]])
-            found = self.discriminator(x, _twice(_rows(fakes.cond, ~chosen)))
-            logits.append((found[: len(x) // 2], found[len(x) // 2 :]))
+        if len(chosen) < n:
+            rest = torch.tensor([i for i in range(n) if i not in chosen], device=real.device)
+            logits.append(self.discriminator(torch.cat([real[rest], fake[rest]]), _twice(fakes.cond, rest)).chunk(2))
         real_logit, fake_logit = (torch.cat(side) for side in zip(*logits, strict=True))
         adversarial = self.loss.discriminator(real_logit, fake_logit)
         with full_precision(), higher_order():
@@ -434,9 +441,5 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     return torch.where(flat, (1 - t) * a + t * b, direction * ((1 - t) * length_a + t * length_b))
 
 
-def _rows(cond: Cond, chosen: Tensor) -> Cond:
-    return {name: label[chosen] for name, label in cond.items()}
-
-
-def _twice(cond: Cond) -> Cond:
-    return {name: torch.cat([label, label]) for name, label in cond.items()}
+def _twice(cond: Cond, rows: Tensor) -> Cond:
+    return {name: torch.cat([label[rows], label[rows]]) for name, label in cond.items()}

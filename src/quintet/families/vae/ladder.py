@@ -103,7 +103,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def loss(self, turn: Turn) -> Loss:
         """Reconstruction + factor * sum over groups of max(KL, free bits), divided by the dimensions."""
         x, cond = turn.batch.x, hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
-        y, draws = self.down(self.features(x, cond), cond, len(x), turn.rng("u"))
+        y, draws = self.down(self.features(x), cond, len(x), turn.rng("u"))
         reconstruction = -self.output.log_prob(x, y).mean()
         pairs = zip(draws.mean, draws.log_std, strict=True)
         kl = torch.stack([normal_kl_each(mean, log_std).sum(1) for mean, log_std in pairs])  # (groups, B)
@@ -118,9 +118,9 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
                 parts["output_scale"] = scale
         return Loss(total / self.spec.dims, parts)
 
-    def features(self, x: Tensor, cond: Cond) -> Sequence[Tensor]:
-        """What the encoder saw, one tensor a group."""
-        seen: Sequence[Tensor] = self.network.encoder(self.output.centred(x), cond)
+    def features(self, x: Tensor) -> Sequence[Tensor]:
+        """What the encoder saw, one tensor a group; the conditions join on the way down."""
+        seen: Sequence[Tensor] = self.network.encoder(self.output.centred(x))
         return seen
 
     def down(self, features: Sequence[Tensor], cond: Cond, n: int, rng: Rng | None) -> tuple[Tensor, Draws]:
@@ -129,14 +129,14 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
         def draw(group: int, posterior: Tensor | None) -> Tensor:
             assert posterior is not None
-            shape = posterior.shape[2:]
+            shape = tuple(posterior.shape[2:])
             mean, log_std = halves(posterior)
             u = mean
             if rng is not None:
                 u = mean + log_std.exp() * rng(group).normal(tuple(mean.shape)).to(mean)
             for kept, value in zip((draws.mean, draws.log_std, draws.u), (mean, log_std, u), strict=True):
                 kept.append(value)
-            return u.unflatten(1, shape)
+            return u.reshape(-1, *shape)
 
         return full(self.network.decoder(features, cond, draw, n)), draws
 
@@ -158,7 +158,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def encode(self, x: Tensor, cond: Cond | None = None, *, rng: Rng | None = None) -> Tensor:
         """(B, *latent.shape): the noise of all groups, top first; without rng every group at its posterior mean."""
         cond = {} if cond is None else cond
-        _, draws = self.down(self.features(x, cond), cond, len(x), rng)
+        _, draws = self.down(self.features(x), cond, len(x), rng)
         return torch.cat(draws.u, dim=1)
 
     def decode(self, z: Tensor, cond: Cond | None = None) -> Tensor:
@@ -175,12 +175,12 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
     def _generate(self, u: Sequence[Tensor], cond: Cond | None) -> Tensor:
         def draw(group: int, posterior: Tensor | None) -> Tensor:
-            return u[group].unflatten(1, self.network.groups[group])
+            return u[group].reshape(-1, *self.network.groups[group])
 
         return full(self.network.decoder(None, {} if cond is None else cond, draw, len(u[0])))
 
     def _like(self, u: Tensor) -> Tensor:
-        return u.to(next(self.network.parameters()))  # type: ignore[attr-defined]
+        return u.to(next(self.network.parameters()))
 
     # likelihood
 
@@ -191,7 +191,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def importance_bound(self, x: Tensor, cond: Cond | None, samples: int, *, rng: Rng) -> Tensor:
         """(B,) nats, the bound with any number of samples; 1 is an estimate of the plain bound."""
         cond = {} if cond is None else cond
-        features = self.features(x, cond)
+        features = self.features(x)
         logs = []
         for k in range(samples):
             y, draws = self.down(features, cond, len(x), rng("u", k))
@@ -211,7 +211,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def kl_per_dimension(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         """(latent width,) nats of KL that each latent number carries, on average over x, along the posterior means."""
         cond = {} if cond is None else cond
-        _, draws = self.down(self.features(x, cond), cond, len(x), None)
+        _, draws = self.down(self.features(x), cond, len(x), None)
         return torch.cat([normal_kl_each(m, s).mean(0) for m, s in zip(draws.mean, draws.log_std, strict=True)])
 
 

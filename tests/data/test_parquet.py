@@ -1,0 +1,225 @@
+"""Parquet image data sets: columns, labels, splits, damage; names in $QUINTET_DATA; the hub through a fake client."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from quintet.core.errors import DataError, UsageError
+from quintet.data.sources import open_dataset
+
+PARTS = ("train", "validation", "judge", "test")
+DATA = Path(os.environ.get("QUINTET_DATA", Path(__file__).parents[2] / "../shared/data"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("QUINTET_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def pixels(seed, size=(6, 7)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+
+def png(seed, size=(6, 7)):
+    stream = io.BytesIO()
+    Image.fromarray(pixels(seed, size)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(path: Path, seeds, labels=None, names=None, column="image", contents=None, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contents = contents or [png(seed) for seed in seeds]
+    columns = {column: [{"bytes": content, "path": f"{i}.png"} for i, content in enumerate(contents)]}
+    if labels is not None:
+        columns["label"] = labels
+    table = pa.table({**columns, **more})
+    if names is not None:
+        features = {column: {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=16)
+
+
+def counts(dataset):
+    return {part: len(getattr(dataset, part)) for part in PARTS}
+
+
+def test_splits_by_name_class_names_and_pixels(tmp_path):
+    names = ["zero", "one", "two"]
+    write(tmp_path / "train-00000-of-00002.parquet", range(40), [i % 3 for i in range(40)], names)
+    write(tmp_path / "train-00001-of-00002.parquet", range(40, 60), [i % 3 for i in range(20)], names)
+    write(tmp_path / "test-00000-of-00001.parquet", range(100, 110), [0] * 10, names)
+    write(tmp_path / "validation-00000-of-00001.parquet", range(200, 205), [1] * 5, names)
+    dataset = open_dataset(tmp_path)
+    assert counts(dataset)["test"] == 10
+    assert counts(dataset)["validation"] == 5
+    assert sum(counts(dataset).values()) == 75
+    assert dataset.names["label"] == tuple(names)
+    expected = {pixels(i).transpose(2, 0, 1).tobytes(): i % 3 for i in range(40)}
+    expected |= {pixels(40 + i).transpose(2, 0, 1).tobytes(): i % 3 for i in range(20)}
+    for x, label in zip(dataset.train.x, dataset.train.labels["label"], strict=True):
+        assert expected[x.tobytes()] == label
+    assert {x.tobytes() for x in dataset.test.x} == {pixels(i).transpose(2, 0, 1).tobytes() for i in range(100, 110)}
+
+
+def test_a_single_file_and_the_hubs_own_layout(tmp_path):
+    write(tmp_path / "some.parquet", range(30))
+    assert sum(counts(open_dataset(tmp_path / "some.parquet")).values()) == 30
+    write(tmp_path / "hub" / "default" / "train" / "0000.parquet", range(30), column="img")
+    write(tmp_path / "hub" / "default" / "test" / "0000.parquet", range(50, 60), column="img")
+    assert counts(open_dataset(tmp_path / "hub"))["test"] == 10
+
+
+def test_string_labels_chosen_labels_and_columns_not_used(tmp_path):
+    species = ["rose", "tulip"] * 15
+    write(tmp_path / "a.parquet", range(30), [0] * 29 + [1], kind=species, text=["a flower"] * 30)
+    dataset = open_dataset(tmp_path / "a.parquet", ["label=kind"])
+    assert dataset.names["label"] == ("rose", "tulip")
+    assert any("text" in text["en"] for text in dataset.notes)
+    assert not open_dataset(tmp_path / "a.parquet", ["label=none"]).spec.conditions
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / "a.parquet", ["label=colour"])
+    assert "kind" in caught.value.text("en")
+
+
+def test_missing_labels_and_bad_rows(tmp_path):
+    contents = [png(i) for i in range(40)]
+    contents[3], contents[7] = b"", contents[7][:50]
+    write(tmp_path / "a.parquet", range(40), [0, 1] * 19 + [None, 1], contents=contents)
+    dataset = open_dataset(tmp_path / "a.parquet")
+    assert not dataset.spec.conditions
+    reasons = {item["file"]: item["reason"] for item in dataset.found["listed"]}
+    assert reasons["a.parquet row 3 (3.png)"] == "zero"
+    assert len(reasons) == 2
+    assert sum(counts(dataset).values()) == 38
+
+
+def test_broken_files_and_different_columns(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / "a.parquet")
+    assert caught.value.key == "data.parquet_broken"
+    write(tmp_path / "b" / "train-0.parquet", range(5))
+    content = (tmp_path / "b" / "train-0.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError):
+        open_dataset(tmp_path / "a.parquet")
+    half = bytearray(content)
+    half[40:400] = b"\xff" * 360
+    (tmp_path / "a.parquet").write_bytes(half)
+    with pytest.raises(DataError):
+        open_dataset(tmp_path / "a.parquet")
+    write(tmp_path / "b" / "train-1.parquet", range(5), [1] * 5)
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / "b")
+    assert caught.value.key == "data.parquet_columns"
+    write(tmp_path / "c" / "test-0.parquet", range(30))
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / "c")
+    assert caught.value.key == "data.no_train"
+
+
+def test_names_are_found_in_the_data_folder_and_paths_come_first(tmp_path, monkeypatch):
+    write(tmp_path / "data" / "roses" / "train-0.parquet", range(30))
+    monkeypatch.setenv("QUINTET_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset("roses")
+    assert dataset.name == "roses"
+    write(tmp_path / "roses" / "train-0.parquet", range(25))
+    assert sum(counts(open_dataset("roses")).values()) == 25
+    with pytest.raises(DataError) as caught:
+        open_dataset("tulips")
+    assert str(tmp_path / "data") in caught.value.text("zh")
+
+
+def fake_hub(monkeypatch, folder: Path, files: dict, error: Exception | None = None):
+    """A stand-in for huggingface_hub: branch -> files, kept in `folder`."""
+    asked = []
+
+    class HfApi:
+        def list_repo_files(self, repository, *, repo_type, revision=None):
+            assert repo_type == "dataset"
+            if error is not None:
+                raise error
+            asked.append((repository, revision))
+            return files.get(revision, [])
+
+    def snapshot_download(repository, *, repo_type, revision=None, allow_patterns):
+        asked.append((repository, revision, tuple(allow_patterns)))
+        return str(folder)
+
+    module = types.ModuleType("huggingface_hub")
+    module.HfApi, module.snapshot_download = HfApi, snapshot_download
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return asked
+
+
+def test_hub_names(tmp_path, monkeypatch):
+    write(tmp_path / "data" / "train-00000-of-00001.parquet", range(30), [0, 1] * 15)
+    files = {None: ["README.md", "data/train-00000-of-00001.parquet", "script.py"]}
+    asked = fake_hub(monkeypatch, tmp_path, files)
+    dataset = open_dataset("hf:owner/roses", ["size=4"])
+    assert dataset.spec.shape == (3, 4, 4)
+    assert dataset.name == "hf:owner/roses"
+    assert asked[-1] == ("owner/roses", None, ("data/train-00000-of-00001.parquet",))
+    converted = {None: ["a.json"], "refs/convert/parquet": ["default/train/0.parquet", "other/train/0.parquet"]}
+    asked = fake_hub(monkeypatch, tmp_path, converted)
+    open_dataset("hf:owner/roses/default")
+    assert asked[-1] == ("owner/roses", "refs/convert/parquet", ("default/train/0.parquet",))
+    fake_hub(monkeypatch, tmp_path, {})
+    with pytest.raises(DataError) as caught:
+        open_dataset("hf:owner/roses")
+    assert caught.value.key == "data.hub_no_parquet"
+
+
+def test_hub_without_network_name_or_extra(tmp_path, monkeypatch):
+    fake_hub(monkeypatch, tmp_path, {}, ConnectionError("no route to host"))
+    with pytest.raises(DataError) as caught:
+        open_dataset("hf:owner/roses")
+    assert "no route to host" in caught.value.text("en")
+    for name in ("hf:roses", "hf:../x", "hf:a/b/c/d", "hf:a b/c"):
+        with pytest.raises(UsageError):
+            open_dataset(name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError) as caught:
+        open_dataset("hf:owner/roses")
+    assert caught.value.exit_code == 2
+    assert 'pip install "quintet[hf]"' in caught.value.text("en")
+    assert "\n" not in caught.value.text("en")
+
+
+REAL = {
+    "flowers64": ((3, 64, 64), 5042, 500, 90),
+    "chest_xray": ((1, 128, 128), 800, 200, 2),
+    "emoji": ((3, 64, 64), 3053, 341, None),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_data_sets(name, monkeypatch):
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no data set {name} in {DATA} (set QUINTET_DATA)")
+    monkeypatch.setenv("QUINTET_DATA", str(DATA))
+    shape, train, test, classes = REAL[name]
+    dataset = open_dataset(name)
+    assert dataset.spec.shape == shape
+    assert dataset.spec.levels == 256
+    assert len(dataset.test) == test
+    kept = sum(len(getattr(dataset, part)) for part in PARTS[:3])
+    assert kept == train - sum(dataset.found["across"].values())
+    assert kept > 0.98 * train
+    assert dict(dataset.spec.conditions) == ({} if classes is None else {"label": classes})
+    first = pq.read_table(sorted((DATA / name).glob("test-*.parquet"))[0])["image"][0]["bytes"].as_py()
+    x = np.asarray(Image.open(io.BytesIO(first)))
+    x = x[None] if x.ndim == 2 else x.transpose(2, 0, 1)
+    assert np.array_equal(dataset.test.x[0], x)
