@@ -2,9 +2,10 @@
 
     PYTHONPATH=src python benchmarks/flows.py --out benchmarks/results/DATE-speed.jsonl
 
-Each contender has the same number of transforms, hidden widths and bins; parameter counts stand beside the speed, as the
-conditioners are each library's own (ours: plain perceptrons and MADE). "quintet" runs eagerly, "quintet/compile" with its
-density compiled. normflows' MAF is built the other way round: one pass to sample, as many as columns for a density.
+Each contender has the same number of transforms, hidden widths and bins; parameter counts stand beside the speed, as
+the conditioners are each library's own (ours: plain perceptrons and MADE). "quintet" runs eagerly, "quintet/compile"
+with its density compiled. normflows' MAF is built the other way round: one pass to sample, as many as columns for a
+density.
 """
 
 from __future__ import annotations
@@ -188,7 +189,9 @@ def main() -> None:
                     for name, make in CONTENDERS.items()
                     if task != "sample" or name != "quintet/compile"  # its caches do not compile
                 }
-                races.race(f"flow/{kind}/d{dims}/b{batch}/{task}", "rows/s", builders, reference=REFERENCE[kind], once=slow)
+                races.race(
+                    f"flow/{kind}/d{dims}/b{batch}/{task}", "rows/s", builders, reference=REFERENCE[kind], once=slow
+                )
 
 
 if __name__ == "__main__":

@@ -87,9 +87,7 @@ def main() -> None:
         },
     }  # fmt: skip
     for workload, sides in calls.items():
-        builders = {
-            name: (lambda call=call: Contender(call, 1, note=str(call()))) for name, call in sides.items()
-        }
+        builders = {name: (lambda call=call: Contender(call, 1, note=str(call()))) for name, call in sides.items()}
         races.race(workload, "calls/s", builders, reference=next(iter(sides)), once=True)
 
 

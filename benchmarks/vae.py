@@ -47,7 +47,8 @@ MLP = VAEConfig(
 
 
 def pythae(kind: str) -> nn.Module:
-    from pythae.models import VAE, VAEConfig as PeerConfig
+    from pythae.models import VAE
+    from pythae.models import VAEConfig as PeerConfig
 
     config = PeerConfig(input_dim=(1, 28, 28), latent_dim=LATENT, reconstruction_loss="bce")
     if kind == "mlp":
@@ -124,7 +125,9 @@ def train_ours(config: VAEConfig, batch: int, spec: DataSpec = SPEC, **choices: 
 def conv_vae() -> VAEConfig:
     """About the peer's floating-point operations and parameters."""
     network = ConvConfig(channels=(32, 64, 128), blocks=1)
-    return VAEConfig(encoder=network, decoder=network, width=LATENT, prior=StandardNormalConfig(), likelihood=GaussianConfig())
+    return VAEConfig(
+        encoder=network, decoder=network, width=LATENT, prior=StandardNormalConfig(), likelihood=GaussianConfig()
+    )
 
 
 def epoch_ours(batch: int) -> Contender:

@@ -12,7 +12,7 @@ import pytest
 
 from quintet.cli.main import run
 
-COMMANDS = ("demo", "compare", "train", "sample", "advise", "recipes", "doctor")
+COMMANDS = ("demo", "compare", "train", "sample", "advise", "check", "recipes", "doctor")
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -75,7 +75,7 @@ def test_rows_and_schema(folder: Path) -> None:
     assert (cell.ledger.steps, cell.ledger.examples) == (12, 12 * batch)
     assert cell.ledger.flops > 0
     assert cell.ledger.params > 0
-    assert {row.name for row in result.baselines} == {"bootstrap", "histograms", "mixture", "local"}
+    assert {row.name for row in result.baselines} == {"bootstrap", "histograms", "mixture"}
     assert set(METRICS) - {"bits_per_dim"} <= set(result.floor)
     assert len(result.advice) == 6
     assert (folder / "report.html").stat().st_size > 50_000

@@ -186,3 +186,19 @@ def test_wide_levels_and_floats_survive():
     batches = Batches(Split(x), LevelCodecConfig().empty(raw), 2, 0)
     got = batches[0]
     assert torch.equal(got.x, torch.from_numpy(x.astype(np.int64))[got.index].flatten(1))
+
+
+def test_mapped_and_wide_data_are_gathered_like_others(tmp_path):
+    """A mapped file and values of more than 8 bits give the rows that memory gives."""
+    x = np.random.default_rng(1).integers(0, 65_536, (40, 1, 4, 6)).astype(np.uint16)
+    np.save(tmp_path / "x.npy", x)
+    raw = DataSpec("image", (1, 4, 6), levels=65_536)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="c")
+    for split in (Split(x), Split(mapped)):
+        batches = Batches(split, LevelCodecConfig().empty(raw), 7, 0)
+        for step in range(8):
+            got = batches[step]
+            assert torch.equal(got.x, torch.from_numpy(x.astype(np.int64))[got.index].flatten(1))
+        assert torch.equal(batches.take(3, 9).x, torch.from_numpy(x[3:9].astype(np.int64)).flatten(1))
+    assert Split(mapped).mapped
+    assert Split(mapped).tensor().numpy().ctypes.data == mapped.ctypes.data

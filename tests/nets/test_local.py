@@ -107,7 +107,7 @@ def test_causal_convolution_against_a_loop(itself):
                 for dx in (-2, -1, 0, 1, 2):
                     if (dy, dx) > (0, 0 if itself else -1):
                         continue
-                    if 0 <= row + dy and 0 <= column + dx < 6:
+                    if row + dy >= 0 and 0 <= column + dx < 6:
                         expected = expected + h[:, row + dy, column + dx] @ weight[:, k].T
                     k += 1
             assert k == conv.seen

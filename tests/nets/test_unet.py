@@ -68,9 +68,11 @@ def test_time_and_conditions_matter_and_rows_are_their_own() -> None:
 
 
 def test_far_from_the_border_the_answer_moves_with_the_image() -> None:
-    """Without attention, a shift by patch 2^(sizes - 1) pixels shifts the output, up to where the border is felt."""
+    """Without attention and places, a shift by patch 2^(sizes - 1) pixels shifts the output, far from the border."""
     config = UNetConfig(patch=2, channels=(4, 6), blocks=1, attention=0, context=4)
     network = build(config, (1, 96, 96), std=0.2).double()
+    assert isinstance(network, UNet)
+    nn.init.zeros_(network.place)
     x = Rng(1, "x").normal((1, 1, 100, 100)).double()
     t = torch.full((1,), 0.5).double()
     before, after = network(x[..., :96, :96], {}, t), network(x[..., 4:, 4:], {}, t)
@@ -93,6 +95,21 @@ def test_gradient_against_finite_differences() -> None:
     x = Rng(1, "x").normal((2, 1, 5, 4)).double().requires_grad_()
     t = torch.tensor([0.3, 0.9]).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x, t: network(x, {"label": torch.tensor([1, -1])}, t), (x, t))
+
+
+def test_the_input_reaches_the_output_linearly() -> None:
+    """With closed branches the output is an affine function of the image: no norm takes away its size."""
+    network = build(TINY, (1, 8, 8)).double()
+    assert isinstance(network, UNet)
+    for block in (b for side in (network.falling, network.rising) for stage in side for b in stage):  # type: ignore[attr-defined]
+        nn.init.zeros_(block.last.weight)
+    for layer in network.attentions:
+        if hasattr(layer, "merge"):
+            nn.init.zeros_(layer.merge.weight)
+    x, t = Rng(1, "x").normal((2, 1, 8, 8)).double(), torch.zeros(1).double()
+    first, second, middle = (network(v[None], {}, t) for v in (x[0], x[1], x.mean(0)))
+    assert torch.allclose(middle, (first + second) / 2)
+    assert not torch.allclose(first, second)
 
 
 def test_dropout_only_in_training() -> None:

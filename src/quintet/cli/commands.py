@@ -23,6 +23,7 @@ from quintet.compare.executor import one_thread
 from quintet.core.budget import Budget
 from quintet.core.errors import DataError, UsageError
 from quintet.core.messages import say
+from quintet.core.model import Model
 from quintet.core.recipe import Stage
 from quintet.core.results import Compare, Estimate
 from quintet.core.rng import CHUNK
@@ -366,15 +367,19 @@ def _notes(said: Console, dataset: Dataset, lang: str) -> None:
 def _cost(name: str, family: str, stages: Sequence[Stage], dataset: Dataset) -> dict[str, Any]:
     """Parameters of all players and a forecast of memory for them, from models that are built and thrown away."""
     parameters = 0
+    earlier: dict[str, Model[Any]] = {}
     for stage in stages:
-        model, _ = build(stage, dataset, 0)
+        model, _ = build(stage, dataset, 0, earlier)
         parameters += sum(p.numel() for p in model.parameters())
+        earlier[stage.name] = model
     data = dataset.train.x.nbytes / 1e6
     return {
         "recipe": name,
         "family": family,
         "parameters": parameters,
         "memory_mb": parameters * BYTES_PER_PARAMETER / 1e6 + data,
+        "precision": stages[-1].train.precision,
+        "compile": stages[-1].train.compile,
     }
 
 

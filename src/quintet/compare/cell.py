@@ -490,7 +490,7 @@ def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
             if held.get(key) != wanted[key]:
                 raise UsageError("cell.other_config", path=folder, what=key)
         if held["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
-            raise UsageError("cell.other_config", path=folder, what="data")
+            raise UsageError("data.changed", path=folder)
         return
     if path.exists():
         raise UsageError("cell.exists", path=folder)

@@ -234,6 +234,8 @@ class Comparison:
         for what, now in (("data", self.dataset.fingerprint), ("budget", str(self.budget))):
             before = held["data"]["fingerprint"] if what == "data" else held["budget"]["cell"]
             if before != now:
+                if what == "data":
+                    raise UsageError("data.changed", path=self.folder)
                 raise UsageError("compare.other", path=self.folder, what=what)
 
     def _protocol(self, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,5 +346,5 @@ def _held_budget(folder: Path, dataset: Dataset) -> tuple[Budget, int] | None:
         return None
     held = json.loads(path.read_text(encoding="utf-8"))
     if held["data"]["fingerprint"] != dataset.fingerprint:
-        raise UsageError("compare.other", path=folder, what="data")
+        raise UsageError("data.changed", path=folder)
     return Budget.parse(held["budget"]["cell"]), int(held["budget"]["seeds"])

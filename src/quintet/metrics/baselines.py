@@ -273,8 +273,8 @@ class Local:
     """
 
     name: Name = "local"
-    REACH, HIDDEN, BATCH, STEPS, PASSES = 3, 128, 2048, 500, 8
-    MOST_DRAWN, MOST_READ = 1024, 500_000
+    HIDDEN, BATCH, STEPS, PASSES = 128, 2048, 500, 8
+    MOST_DRAWN, MOST_READ = 1024, 300_000
 
     def __init__(self, spec: DataSpec, x: NDArray[np.generic], labels: Labels = None, *, seed: int = 0) -> None:
         assert spec.kind == "image"
@@ -283,8 +283,8 @@ class Local:
         self.classes, self.prior = _frequencies(labels)
         channels, height, width = spec.shape
         grid = (height, width, channels)  # all values of a pixel one after another
-        self.near = neighbours(grid, self.REACH)  # (D, K)
-        self.features = level_features(self.levels, 4 if self.levels > 32 else 2)
+        self.near = neighbours(grid, 3 if channels == 1 else 2)  # (D, K), 24 values or, in colour, 62
+        self.features = level_features(self.levels, 4 if self.levels > 32 and channels == 1 else 2)
         self.places = torch.cartesian_prod(*(torch.linspace(-1, 1, n) for n in grid))  # (D, 3)
         seen = self.near.shape[1] * self.features.shape[1] + 3 + (0 if self.classes is None else len(self.classes))
         rng = Rng(seed, "local")
@@ -325,7 +325,7 @@ class Local:
 
     @torch.no_grad()
     def bits(self, x: NDArray[np.generic], labels: Labels = None, *, rng: Rng) -> Estimate:
-        """Exact, given the label, of the first items (half a million values in all)."""
+        """Exact, given the label, of the first items (300,000 values in all)."""
         x = x[: max(16, self.MOST_READ // self.spec.dims)]
         values, group = self._flat(x), self._group(None if labels is None else labels[: len(x)], len(x))
         every = torch.arange(self.spec.dims)

@@ -60,11 +60,13 @@ class Known:
     Attributes:
         tokens: (n, T + 1) int64, drawn tokens; "outside" elsewhere.
         context: (n, W), the condition's part of every position.
+        where: (T, W), what each position's place adds.
         at: positions done.
     """
 
     tokens: Tensor
     context: Tensor
+    where: Tensor
     at: int = 0
 
     def reorder(self, rows: Tensor, source: Tensor) -> None:
@@ -137,7 +139,8 @@ class Entry(nn.Module):
         weight = self.look.weight
         tokens = torch.full((n, self.length + 1), self.levels, device=weight.device)
         context = self.embed(cond, tokens)
-        return Known(tokens, weight.new_zeros(n, self.width) if context is None else context)
+        context = weight.new_zeros(n, self.width) if context is None else context
+        return Known(tokens, context, self._where(self.places))
 
     def next(self, known: Known, tokens: Tensor | None) -> Tensor:
         """(n, 1, W), what `forward` gives at the next position.
@@ -156,7 +159,7 @@ class Entry(nn.Module):
         previous = known.tokens[:, max(i - 1, 0), None]  # before the first: its own place, still "outside"
         h = self._values(known.tokens, self.near[i : i + 1], previous)
         known.at += 1
-        return h + self._where(self.places[i : i + 1]) + known.context[:, None]
+        return h + (known.where[i] + known.context)[:, None]
 
     def _where(self, places: Tensor) -> Tensor:
         """Grid places (T', axes) to (T', W)."""

@@ -146,6 +146,4 @@ class MADEConfig(CausalNetworkConfig):
     def build(
         self, length: int, size: int, conditions: Mapping[str, int], *, grid: tuple[int, int], outputs: int
     ) -> nn.Module:
-        return MADE(
-            length, size, outputs, conditions, width=self.width, depth=self.depth, zero_output=self.zero_output
-        )
+        return MADE(length, size, outputs, conditions, width=self.width, depth=self.depth, zero_output=self.zero_output)

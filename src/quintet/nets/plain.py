@@ -2,8 +2,9 @@
 
 What it is not: a network that sees far (see unet); a flow's many couplings see far together.
 
-Source: Kingma & Dhariwal 2018, section 4 and appendix B, arXiv:1807.03039. Departure: the label's embedding is added
-after the first convolution.
+Source: Kingma & Dhariwal 2018, section 4 and appendix B, arXiv:1807.03039; Salimans & Kingma 2016 (weights as a length
+and a direction), arXiv:1602.07868, as in Dinh et al. 2017: no weight can then grow into a map that float32 does not
+invert. Departure: the label's embedding is added after the first convolution.
 """
 
 from __future__ import annotations
@@ -19,7 +20,20 @@ from torch import Tensor, nn
 from quintet.core.config import STRICT
 from quintet.core.recipe import NetworkConfig
 from quintet.core.spec import Cond
-from quintet.nets.layers import ConditionEmbedding, edge, zero
+from quintet.nets.layers import ConditionEmbedding, edge
+
+
+class DirectedConv(nn.Conv2d):
+    """A convolution whose filters have a learned length of their own; `length` is that at the start."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, length: float) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2)
+        self.length = nn.Parameter(torch.full((outputs, 1, 1, 1), length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.weight.square().sum((1, 2, 3), keepdim=True).sqrt()
+        out: Tensor = self._conv_forward(x, self.weight * (self.length / norm), self.bias)
+        return out
 
 
 class PlainConv(nn.Module):
@@ -31,9 +45,9 @@ class PlainConv(nn.Module):
         super().__init__()
         if len(inputs) != 3 or inputs[1:] != outputs[1:]:
             raise ValueError(f"a plain convolution maps images to images of one size, got {inputs} to {outputs}")
-        self.enter = edge(nn.Conv2d(inputs[0], width, 3, padding=1))
-        self.middle = nn.Conv2d(width, width, 1)
-        self.leave = edge(zero(nn.Conv2d(width, outputs[0], 3, padding=1)))
+        self.enter = edge(DirectedConv(inputs[0], width, 3, 1.0))
+        self.middle = DirectedConv(width, width, 1, 1.0)
+        self.leave = edge(DirectedConv(width, outputs[0], 3, 0.0))
         self.embed = ConditionEmbedding(conditions, width)
 
     def forward(self, x: Tensor, cond: Cond) -> Tensor:

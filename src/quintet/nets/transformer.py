@@ -47,8 +47,9 @@ class Block(nn.Module):
         """(B, T, W) to queries, keys and values, each (B, H, T, W / H)."""
         b, t, w = h.shape
         d = w // self.heads
-        q, k, v = self.qkv(F.layer_norm(h, (w,))).view(b, t, 3, self.heads, d).permute(2, 0, 3, 1, 4).unbind(0)
-        return F.layer_norm(q, (d,)) * self.sharpness.exp()[:, None, None], F.layer_norm(k, (d,)), v
+        qkv = self.qkv(F.layer_norm(h, (w,))).view(b, t, 3, self.heads, d).permute(2, 0, 3, 1, 4)
+        q, k = F.layer_norm(qkv[:2], (d,)).unbind(0)
+        return q * self.sharpness.exp()[:, None, None], k, qkv[2]
 
     def join(self, h: Tensor, mixed: Tensor) -> Tensor:
         """What attention read, (B, H, T, W / H), added to h (B, T, W), and the feed-forward layer after it."""

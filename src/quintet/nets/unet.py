@@ -1,17 +1,19 @@
 """A U-Net: image to image, residual blocks at each size of a pyramid, going down and up again, joined by skips.
 
 What it is: an hourglass of modulated residual blocks in channels-last layout. Time and conditions enter each block as a
-scale and a shift of its normalised input, all of them from one linear layer; a branch ends in a zero convolution, so
-that the network starts as the identity of its residual stream, and its output starts at zero. A patch above 1 moves
-that many rows and columns of pixels into channels first, which is the cheapest way to afford wide layers on a CPU.
+scale and a shift of its normalised input, all of them from one linear layer; each place has a learned vector of its
+own, of which the average picture is made that pure noise asks for. A branch ends in a zero convolution, and the output
+starts at zero. Input and output are joined by linear layers alone: a velocity contains the input itself, and a norm on
+the way would have to be undone. A patch above 1 moves that many rows and columns of pixels into channels first, which
+is the cheapest way to afford wide layers on a CPU.
 What it is not: a loss or a sampler.
 
 Sources: Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, appendix B, arXiv:2006.11239; Peebles & Xie 2023,
 section 3.2 (scale and shift from one vector), arXiv:2212.09748; Hoogeboom et al. 2023 (patches before the pyramid,
 skips that are added), arXiv:2301.11093; Liu et al. 2022 (normalisation over a pixel's channels), arXiv:2201.03545.
-Departures: layer norm over the channels of each pixel instead of group norm, whose bf16 kernel on a CPU takes as long
-as the convolution (layer norm: a sixth of it); hard swish instead of SiLU, at less than half its time; one skip a size,
-added, not one a block, concatenated.
+Departures: layer norm over the channels of each pixel instead of group norm, whose bf16 kernel on a CPU takes nearly as
+long as the convolution (layer norm: a sixth of it); hard swish instead of SiLU, at less than half its time; no norm
+before the last convolution; one skip a size, added, not one a block, concatenated.
 """
 
 from __future__ import annotations
@@ -139,7 +141,7 @@ class UNet(nn.Module):
                 h = skips.pop() + grown[:, :, :height, :width]
             for block in self.rising[level]:  # type: ignore[attr-defined]
                 h = block(h, *next(parts).chunk(2, dim=1))
-        h = F.pixel_shuffle(self.leave(h), self.patch)  # linear, without norm: what is asked often contains x itself
+        h = F.pixel_shuffle(self.leave(h), self.patch)
         return h[:, :, : self.outputs[1], : self.outputs[2]]
 
 

@@ -41,7 +41,7 @@ def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
         target="eps",
         weighting=WeightingConfig(density="uniform"),
         density=BoundConfig(),
-        sampling=DiffusionSampling(solver="ddim", steps=50),
+        sampling=DiffusionSampling(solver="ddim", steps=50, warp=2.0 if spec.levels is None else None),
     )
     return (replace(stage, model=model),)
 

@@ -23,7 +23,13 @@ from quintet.nets.plain import PlainConvConfig
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """One stage: a pyramid of up to three levels."""
     assert spec.levels is not None
-    pyramid = PyramidConfig(bijection=Affine(), network=PlainConvConfig(width=64 if spec.dims <= 256 else 128))
+    small = spec.dims <= 256
+    pyramid = PyramidConfig(
+        bijection=Affine(),
+        network=PlainConvConfig(width=64 if small else 128),
+        levels=2 if small else 3,
+        steps=2 if small else 4,
+    )
     return (
         Stage(
             name="model",

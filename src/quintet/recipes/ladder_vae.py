@@ -62,7 +62,7 @@ def _image(spec: DataSpec) -> Stage:
             kl_warmup=0.3,
             sampling=VaeSampling(noise=1.0 if side == 1 else 0.4),
         ),
-        train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=2e-3)}),
+        train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=4e-3)}),
     )
 
 

@@ -21,9 +21,9 @@ from quintet.data.codecs import DequantizedPixelCodecConfig, StandardizeCodecCon
 from quintet.families.flow.model import FlowConfig
 from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic
 from quintet.families.flow.transforms import (
+    CouplingConfig,
     LULinearConfig,
     ProbitConfig,
-    CouplingConfig,
     SweepConfig,
     TransformConfig,
 )

@@ -60,4 +60,4 @@ def nats(
         part, batch = halving(measure, batch)
         values.append(part)
         done += len(part)
-    return np.concatenate(values)
+    return np.concatenate(values) if values else np.empty(0)  # nothing held out

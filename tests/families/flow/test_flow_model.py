@@ -10,9 +10,19 @@ from quintet.core.config import decode, encode
 from quintet.core.model import HasLatent, HasLogProb, HasTrace, Turn, capabilities, round_trip_error
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
+from quintet.families.flow.bijections import Affine, Triangular
 from quintet.families.flow.model import Flow, FlowConfig, FlowSampling
 from quintet.families.flow.splines import PiecewiseLinear, RationalQuadratic
-from quintet.families.flow.transforms import CouplingConfig, LULinearConfig, ProbitConfig, SweepConfig
+from quintet.families.flow.transforms import (
+    AutoregressiveConfig,
+    CouplingConfig,
+    LULinearConfig,
+    MarginalsConfig,
+    ProbitConfig,
+    SweepConfig,
+)
+from quintet.nets.causal import CausalTransformerConfig
+from quintet.nets.made import MADEConfig
 from quintet.nets.mlp import MLPConfig, ResidualMLPConfig
 
 NET = MLPConfig(width=16, depth=2)
@@ -21,6 +31,21 @@ LINE = (
     CouplingConfig(bijection=RationalQuadratic(bins=4, bound=3.0), network=NET),
 ) * 3
 BOX = (SweepConfig(bijection=PiecewiseLinear(bins=3), network=NET, groups=2), ProbitConfig())
+
+MASKED = (
+    AutoregressiveConfig(bijection=Affine(), network=MADEConfig(width=32)),
+    AutoregressiveConfig(bijection=RationalQuadratic(bins=4, bound=3.0), network=MADEConfig(width=32)),
+)
+PATCHES = (
+    MarginalsConfig(bins=8),
+    ProbitConfig(),
+    *(
+        AutoregressiveConfig(
+            bijection=Triangular(size=4), patch=2, network=CausalTransformerConfig(width=16, heads=2, hidden=32)
+        ),
+    )
+    * 3,
+)
 
 
 def build(transforms, spec: DataSpec, seed: int = 0, scale: float = 0.3, **fields) -> Flow:
@@ -62,6 +87,101 @@ def test_density_integrates_to_one_in_the_plane_for_every_label(label):
 
 
 @torch.no_grad()
+def test_a_masked_autoregression_integrates_to_one_in_the_plane():
+    flow = build(MASKED, vector(2, labels=2), seed=3, scale=0.2)
+    axis = torch.linspace(-25, 25, 1001, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis)
+    density = flow.log_prob(x, {"label": torch.ones(len(x), dtype=torch.int64)}).exp().reshape(1001, 1001)
+    mass = torch.trapezoid(torch.trapezoid(density, axis), axis)
+    assert abs(float(mass) - 1) < 2e-4
+
+
+class Rows:
+    """A training split for `prepare`."""
+
+    augmented = False
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x, self.examples = x, len(x)
+
+    def take(self, start: int, stop: int) -> Batch:
+        x = self.x[start:stop]
+        return Batch(x, torch.arange(start, start + len(x)), {"label": torch.zeros(len(x), dtype=torch.int64)})
+
+
+def levels(n: int, seed: int) -> torch.Tensor:
+    """Images (n, 1, 6, 6) of 8 levels, half of them black."""
+    g = np.random.default_rng(seed)
+    k = np.where(g.random((n, 1, 6, 6)) < 0.5, 0, g.integers(0, 8, (n, 1, 6, 6)))
+    return torch.from_numpy((k + 0.5) / 8 * 2 - 1)
+
+
+@torch.no_grad()
+def test_a_prepared_flow_of_patches_starts_as_the_product_of_histograms():
+    spec = DataSpec("image", (1, 6, 6), conditions={"label": 2})
+    torch.manual_seed(0)
+    flow = FlowConfig(transforms=PATCHES).build(spec).double()
+    x = levels(3000, 1)
+    flow.prepare(Rows(x))
+    k = ((x + 1) * 4).floor().long().flatten(1)
+    counts = torch.stack([(k == level).double().mean(0) for level in range(8)])  # (8, 36)
+    expected = counts.gather(0, k[:200]).log().sum(1)
+    got = flow.log_prob(x[:200]) + 36 * math.log(2 / 8)  # a density flat over cells of width 2 / 8
+    assert (got - expected).abs().mean() / 36 < 0.05  # pooling and floor move a histogram a little
+    assert abs(float(got.mean() - expected.mean())) / 36 < 0.02
+
+
+@torch.no_grad()
+def test_a_flow_of_patches_finds_back_from_data_samples_and_far_away_in_float32():
+    spec = DataSpec("image", (1, 6, 6), conditions={"label": 2})
+    flow = build(PATCHES, spec, scale=0.1).float()
+    flow.prepare(Rows(levels(500, 2).float()))
+    label = {"label": torch.arange(64) % 3 - 1}
+    x = levels(64, 3).float()
+    samples = flow.sample(64, label, rng=Rng(1, "sample"))
+    for points in (x, samples):
+        assert round_trip_error(flow, points, label).max() < 0.01
+    z = Rng(2, "z").normal((64, 1, 6, 6))
+    z = 10 * z / z.flatten(1).norm(dim=1)[:, None, None, None]  # ten standard deviations from the mode
+    assert round_trip_error(flow, flow.decode(z, label), label).max() < 0.01
+
+
+@torch.no_grad()
+def test_guidance_one_is_the_model_and_zero_ignores_the_label():
+    flow = build(PATCHES, DataSpec("image", (1, 4, 4), conditions={"label": 3}))
+    label = {"label": torch.tensor([0, 1, 2])}
+
+    def draw(cond, guidance):
+        return flow.sample(3, cond, rng=Rng(1, "sample"), sampling=FlowSampling(guidance=guidance))
+
+    assert torch.allclose(draw(label, 1.0), flow.sample(3, label, rng=Rng(1, "sample")))
+    assert torch.allclose(draw(label, 0.0), draw({}, 1.0))
+    assert torch.allclose(draw({}, 3.0), draw({}, 1.0))
+    assert not torch.allclose(draw(label, 2.0), draw(label, 1.0))
+
+
+def test_noise_is_in_the_loss_and_one_step_along_the_score_takes_it_out():
+    mean, std, noise = 1.5, 0.5, 0.8
+    flow = FlowConfig(transforms=(LULinearConfig(),), noise=noise).build(vector(1)).double()
+    lu = next(flow.transform.leaves())
+    wide = math.hypot(std, noise)  # the flow of the noisy data N(mean, std^2 + noise^2)
+    with torch.no_grad():
+        lu.log_diagonal.fill_(-math.log(wide))
+        lu.shift.fill_(-mean / wide)
+    x = mean + std * Rng(1, "x").normal((20_000, 1), torch.float64)
+    entropy = 0.5 * math.log(2 * math.pi * math.e * wide**2)
+    assert abs(float(flow.loss(turn(x)).total.detach()) - entropy) < 0.02
+    assert abs(float(-flow.log_prob(x, rng=Rng(3, "log_prob")).mean().detach()) - entropy) < 0.02
+    assert "noise of 0.8" in flow.log_prob_protocol
+    with torch.inference_mode():
+        clean = flow.sample(20_000, rng=Rng(2, "sample"))
+    noisy = FlowConfig(transforms=(LULinearConfig(),)).build(vector(1)).double()
+    noisy.load_state_dict(flow.state_dict())
+    y = noisy.sample(20_000, rng=Rng(2, "sample"))
+    assert torch.allclose(clean, y + noise**2 * (mean - y) / wide**2)  # the Gaussian's posterior mean
+
+
+@torch.no_grad()
 def test_density_on_the_box_integrates_to_one_inside_and_is_zero_outside():
     flow = build(BOX, DataSpec("image", (1, 1, 2)), scale=0.5)
     axis = (torch.arange(600, dtype=torch.float64) + 0.5) / 300 - 1  # cell centres: exact for the last drawn pixel
@@ -74,9 +194,11 @@ def test_density_on_the_box_integrates_to_one_inside_and_is_zero_outside():
 def test_one_group_is_a_product_of_categoricals_over_the_cells():
     levels, dims = 5, 3
     spline = PiecewiseLinear(bins=levels, floor=0.01)
-    flow = build((SweepConfig(bijection=spline, network=NET, groups=1), ProbitConfig()), DataSpec("image", (1, 1, dims)))
+    flow = build(
+        (SweepConfig(bijection=spline, network=NET, groups=1), ProbitConfig()), DataSpec("image", (1, 1, dims))
+    )
     (coupling, _) = flow.transform.leaves()
-    probabilities = 0.01 / levels + 0.99 * coupling.conditioner(torch.ones(1, 1).double(), {})[0].softmax(-1)
+    probabilities = 0.01 / levels + 0.99 * coupling.conditioner(torch.ones(1, 1).double(), {})[0].T.softmax(-1)
     k = torch.cartesian_prod(*[torch.arange(levels)] * dims)
     expected = probabilities[torch.arange(dims), k[:, coupling.change]].log().sum(1)
     x = (k + Rng(1, "u").uniform(k.shape, torch.float64)) / levels * 2 - 1

@@ -42,7 +42,10 @@ CASES = {
     "affine-coupling": (VECTOR, (CouplingConfig(bijection=Affine(), network=NET),) * 2),
     "maf": (VECTOR, (AutoregressiveConfig(bijection=Affine(), network=MADE),) * 2),
     "autoregressive-spline": (VECTOR, (AutoregressiveConfig(bijection=RQ, network=MADE),) * 2),
-    "one-column": (DataSpec("vector", (1,), conditions={"label": 3}), (AutoregressiveConfig(bijection=RQ, network=MADE),)),
+    "one-column": (
+        DataSpec("vector", (1,), conditions={"label": 3}),
+        (AutoregressiveConfig(bijection=RQ, network=MADE),),
+    ),
     "patches": (SQUARE, (AutoregressiveConfig(bijection=Affine(), network=CAUSAL, patch=2),)),
     "patches-backwards": (SQUARE, (TRIANGULAR, TRIANGULAR)),
     "ragged-patches": (IMAGE, (RAGGED, RAGGED)),
@@ -70,7 +73,6 @@ CASES = {
     "box-then-line": (IMAGE, (SweepConfig(bijection=PL, network=NET, groups=12), ProbitConfig(), LULinearConfig())),
 }
 BOX = {"probit", "sweep", "box-then-line", "marginals", "tarflow"}
-
 
 
 def randomised(transform: Transform, seed: int) -> Transform:
@@ -338,7 +340,7 @@ def test_marginals_make_every_dimension_uniform_and_agree_with_the_histogram():
     marginals = Marginals(3, 1, levels, pool=1e-6, floor=1e-9).double()
     marginals.prepare(lambda: iter([(x[:1000], {}), (x[1000:], {})]))
     noisy = x + torch.from_numpy(g.random((n, 3)) - 0.5) * 2 / levels
-    y, log_det = marginals(noisy, {})
+    y, _ = marginals(noisy, {})
     for d in range(3):
         assert stats.kstest((y[:, d].numpy() + 1) / 2, "uniform").pvalue > 1e-3
         share = np.bincount(k[:, d], minlength=levels) / n

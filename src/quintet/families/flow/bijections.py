@@ -1,4 +1,4 @@
-"""Invertible maps of a few values whose shape is given by parameters: what couplings and autoregressive transforms apply.
+"""Invertible maps of a few values whose shape parameters give: what couplings and autoregressive transforms apply.
 
 What it is: the contract, and the affine ones. A bijection has no state, so its config is the bijection itself. All
 parameters zero mean the identity, so that a conditioner whose last layer starts at zero starts a flow as the identity.
@@ -74,7 +74,8 @@ class Triangular(Bijection):
     """y = exp(-a) (u - L u) with u = x - mu: a full Gaussian of the group, of which L is strictly lower triangular.
 
     Values of one group get two parameters each from `Affine`, which makes them independent given what the conditioner
-    saw. Here each value also leans on those before it in its group.
+    saw. Here each value also leans on those before it in its group. L is the parameters over the root of the group's
+    size, so that the inverse of a large random L stays tame.
 
     Attributes:
         size: D, values in a group.
@@ -102,4 +103,4 @@ class Triangular(Bijection):
     def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """mu and a (..., D), L (..., D, D): a stands on the diagonal of the last D columns, L below it."""
         square = theta[..., 1:]
-        return theta[..., 0], log_scale(square.diagonal(dim1=-2, dim2=-1)), square.tril(-1)
+        return theta[..., 0], log_scale(square.diagonal(dim1=-2, dim2=-1)), square.tril(-1) * self.size**-0.5

@@ -5,8 +5,9 @@ which squeezes space into channels, runs steps of those three, and lets half of 
 leaves goes through one more coupling, given what stays: that is the paper's learned prior of a level, written as a
 transform, so that the base stays one standard normal. What it is not: for odd sizes; recipes refuse them.
 
-Sources: Kingma & Dhariwal 2018, "Glow", table 1 and section 3, arXiv:1807.03039; Dinh et al. 2017 (squeeze, multi-scale),
-arXiv:1605.08803, sections 3.6-3.7; Salimans & Kingma 2016 (data-dependent initialisation), arXiv:1602.07868.
+Sources: Kingma & Dhariwal 2018, "Glow", table 1 and section 3, arXiv:1807.03039; Dinh et al. 2017 (squeeze and
+multi-scale), arXiv:1605.08803, sections 3.6-3.7; Salimans & Kingma 2016 (data-dependent initialisation),
+arXiv:1602.07868.
 Departures: the log-scale of couplings is bounded by a tanh instead of a sigmoid of scale + 2, and a 1x1 convolution
 starts as a permutation, a rotation with an exact LU form.
 
@@ -90,7 +91,8 @@ class InvertibleConv(Transform):
         lower, upper = self._factors()
         flat = y[:, self.order.argsort()].flatten(2)  # (B, C, H W)
         flat = torch.linalg.solve_triangular(lower, flat, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, flat, upper=True).view_as(y)
+        x: Tensor = torch.linalg.solve_triangular(upper, flat, upper=True).view_as(y)
+        return x
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         diagonal = self.log_diagonal.exp().diag()
@@ -140,7 +142,8 @@ class ChannelCoupling(Transform):
     def _theta(self, given: Tensor, cond: Cond) -> Tensor:
         """(B, change, H, W, P)."""
         theta: Tensor = self.conditioner(given, cond).to(given.dtype)
-        return theta.unflatten(1, (self.change, -1)).movedim(2, -1)
+        shaped: Tensor = theta.unflatten(1, (self.change, -1)).movedim(2, -1)
+        return shaped
 
 
 class Pyramid(Transform):
@@ -211,7 +214,8 @@ class Pyramid(Transform):
                 h = torch.cat([h, left[level].view(-1, *self.leaving[level])], 1)
                 h = self._part(self.priors[level]).inverse(h, cond, guidance)
             h = F.pixel_shuffle(self._part(self.stacks[level]).inverse(h, cond, guidance), 2)
-        return h.flatten(1)
+        x: Tensor = h.flatten(1)
+        return x
 
     def prepare(self, states: States) -> None:
         """On the first block of examples alone, as a batch of them tells the channels' moments well enough."""
@@ -250,6 +254,4 @@ class PyramidConfig(TransformConfig):
             raise ValueError(f"a pyramid is for images, got a {spec.kind}")
         channels, height, width = spec.shape
         conditions = dict(spec.conditions)
-        return Pyramid(
-            (channels, height, width), self.levels, self.steps, conditions, self.bijection, self.network
-        )
+        return Pyramid((channels, height, width), self.levels, self.steps, conditions, self.bijection, self.network)

@@ -227,6 +227,4 @@ class FlowConfig(ModelConfig):
         for config in self.transforms:
             parts.append(config.build(spec, place))
             place += isinstance(parts[-1], (Coupling, Autoregressive))
-        return Flow(
-            spec, Composite(parts), class_dropout=self.class_dropout, noise=self.noise, sampling=self.sampling
-        )
+        return Flow(spec, Composite(parts), class_dropout=self.class_dropout, noise=self.noise, sampling=self.sampling)

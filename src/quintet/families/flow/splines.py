@@ -70,9 +70,7 @@ class RationalQuadratic(Bijection):
         xi = (2 * c / (-b - root)).clamp(0, 1)  # the form without cancellation
         return torch.where(y.abs() < self.bound, left + xi * w, y)
 
-    def _bin(
-        self, value: Tensor, theta: Tensor, axis: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _bin(self, value: Tensor, theta: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Width, height, left, low and both slopes of the bin that holds each value on an axis (0: x, 1: y)."""
         box = 2 * self.bound
         place = (value.detach() + self.bound) / box

@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -260,7 +260,7 @@ class Autoregressive(Transform):
         self.register_buffer("back", flat.argsort()[: spec.dims], persistent=False)
         self.register_buffer("inside", (groups < spec.dims)[..., None], persistent=False)
         outputs = self.size * bijection.parameters
-        self.network = network.build(self.length, self.size, spec.conditions, grid=grid, outputs=outputs)
+        self.network: Any = network.build(self.length, self.size, spec.conditions, grid=grid, outputs=outputs)
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         tokens = self._tokens(x)
@@ -412,9 +412,9 @@ class Marginals(Transform):
     half of the box instead of one cell in 256. With `Probit` behind it a flow starts as the product of histograms, and
     what is left to learn is dependence. Each histogram leans on that of its channel by `pool` made-up examples.
 
-    An affine map fits a Gaussian to what is the half of one below a spike's upper edge, and some of its mass falls beyond
-    that edge. `spread` lends a share of each level's mass to the levels within `reach`, which look the same: beside a
-    spike that is where such samples fall.
+    An affine map fits a Gaussian to what is the half of one below a spike's upper edge, and some of its mass falls
+    beyond that edge. `spread` lends a share of each level's mass to the levels within `reach`, which look the same:
+    beside a spike that is where such samples fall.
 
     Args:
         dims: D.
