@@ -11,8 +11,8 @@ from torch import Tensor
 from quintet.core.recipe import LadderNetwork
 from quintet.nets.ladder import LadderConfig
 
-IMAGE = LadderConfig(width=3, latents=(1, 2), channels=(5, 6), rungs=(1, 2), smallest=4, patch=2)
-VECTOR = LadderConfig(width=3, latents=(2, 4), channels=(7,), blocks=2)
+IMAGE = LadderConfig(width=3, latents=(1, 2), channels=(5, 6), rungs=(1, 2), blocks=(1, 2), smallest=4, patch=2)
+VECTOR = LadderConfig(width=3, latents=(2, 4), channels=(7,), blocks=(2,))
 
 
 def perturbed(ladder: LadderNetwork) -> LadderNetwork:

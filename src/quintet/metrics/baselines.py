@@ -155,7 +155,8 @@ class Histograms:
 
     def _codes(self, flat: NDArray[np.generic]) -> NDArray[np.generic]:
         if self.edges is None:
-            return np.clip(flat, 0, self.cells - 1)
+            levels: NDArray[np.generic] = np.clip(flat, 0, self.cells - 1)
+            return levels
         found = [
             np.searchsorted(edges, column, side="right") - 1
             for edges, column in zip(self.edges, flat.astype(np.float64).T, strict=True)

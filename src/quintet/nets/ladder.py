@@ -144,16 +144,17 @@ class LadderEncoder(nn.Module):
         block: Block,
         widths: Sequence[int],
         rungs: Sequence[int],
-        blocks: int,
+        blocks: Sequence[int],
         patch: int,
         pool: bool,
     ) -> None:
-        """Args: widths, rungs: from the largest size to the smallest."""
+        """Args: widths, rungs, blocks: from the largest size to the smallest."""
         super().__init__()
         self.patch, self.pool, self.rungs = patch, pool, rungs
         self.enter = edge(layer(inputs, widths[0]))
         self.stages = nn.ModuleList(
-            nn.ModuleList(block(width, 0, blocks * len(widths)) for _ in range(blocks)) for width in widths
+            nn.ModuleList(block(width, 0, sum(blocks)) for _ in range(count))
+            for width, count in zip(widths, blocks, strict=True)
         )
         self.widen = nn.ModuleList(_point(layer, a, b) for a, b in pairwise(widths))
 
@@ -192,25 +193,25 @@ class LadderDecoder(nn.Module):
         rungs: Sequence[int],
         width: int,
         latents: Sequence[int],
-        blocks: int,
+        blocks: Sequence[int],
         patch: int,
     ) -> None:
-        """Args: sizes, widths, rungs, latents: from the smallest size to the largest."""
+        """Args: sizes, widths, rungs, latents, blocks: from the smallest size to the largest."""
         super().__init__()
         self.outputs, self.sizes, self.patch = outputs, sizes, patch
         self.context = Context(conditions, time=False)
         context = self.context.width
         self.top = Top(context, width, (widths[0], *sizes[0]))
-        deep = blocks * (sum(max(count, 1) for count in rungs) + 1)
+        deep = sum(max(rung, 1) * count for rung, count in zip(rungs, blocks, strict=True)) + blocks[-1]
         self.stages = nn.ModuleList()
-        for i, (c, latent, count) in enumerate(zip(widths, latents, rungs, strict=True)):
+        for i, (c, latent, rung, count) in enumerate(zip(widths, latents, rungs, blocks, strict=True)):
             stage = nn.ModuleList()
-            for place in range(max(count, 1)):
-                stage.extend(block(c, 0 if i else context, deep) for _ in range(blocks))
-                if place < count:
+            for place in range(max(rung, 1)):
+                stage.extend(block(c, 0 if i else context, deep) for _ in range(count))
+                if place < rung:
                     stage.append(Rung(layer, c, latent))
             self.stages.append(stage)
-        self.last = nn.ModuleList(block(widths[-1], 0, deep) for _ in range(blocks))
+        self.last = nn.ModuleList(block(widths[-1], 0, deep) for _ in range(blocks[-1]))
         self.narrow = nn.ModuleList(_point(layer, a, b) for a, b in pairwise(widths))
         self.leave = edge(layer(widths[-1], outputs[0] * patch**2))
         if isinstance(self.leave, nn.Conv2d):
@@ -248,7 +249,8 @@ class LadderConfig(LadderNetworkConfig):
             of the groups below the top, the last of them nearest to it.
         channels: of the state and the features at the largest size, the next one, ...; the last repeats.
         rungs: groups at the largest size, the next one, ...; the last repeats; 0 for none at that size.
-        blocks: of the encoder at each size, of the decoder before each group and at the end.
+        blocks: at the largest size, the next one, ...; the last repeats: so many of the encoder there, and of the decoder
+            before each group there (and at the end).
         smallest: side at which the pyramid ends.
         patch: side of the squares of pixels that enter and leave as channels.
     """
@@ -258,7 +260,7 @@ class LadderConfig(LadderNetworkConfig):
     latents: tuple[int, ...] = Field(default=(4, 8), min_length=1)
     channels: tuple[int, ...] = Field(default=(64,), min_length=1)
     rungs: tuple[int, ...] = Field(default=(1,), min_length=1)
-    blocks: int = Field(default=1, ge=1)
+    blocks: tuple[int, ...] = Field(default=(1,), min_length=1)
     smallest: int = Field(default=4, ge=1)
     patch: int = Field(default=1, ge=1)
 
@@ -275,8 +277,10 @@ class LadderConfig(LadderNetworkConfig):
             sizes = [()] * len(self.latents)
         layer: Layer = _conv3 if image else _dense
         block: Block = ConvBlock if image else DenseBlock
-        widths, rungs, latents = (_widths(each, len(sizes)) for each in (self.channels, self.rungs, self.latents))
-        encoder = LadderEncoder(inputs[0] * patch**2, layer, block, widths, rungs, self.blocks, patch=patch, pool=image)
+        widths, rungs, latents, blocks = (
+            _widths(each, len(sizes)) for each in (self.channels, self.rungs, self.latents, self.blocks)
+        )
+        encoder = LadderEncoder(inputs[0] * patch**2, layer, block, widths, rungs, blocks, patch=patch, pool=image)
         decoder = LadderDecoder(
             outputs,
             conditions,
@@ -287,7 +291,7 @@ class LadderConfig(LadderNetworkConfig):
             rungs[::-1],
             self.width,
             latents[::-1],
-            self.blocks,
+            blocks[::-1],
             patch,
         )
         below = zip(latents[::-1], sizes[::-1], rungs[::-1], strict=True)

@@ -44,7 +44,7 @@ def patch(spec: DataSpec) -> int:
 
 def _image(spec: DataSpec) -> Stage:
     side = patch(spec)
-    likelihood = ColourLogisticConfig() if spec.shape[0] > 1 else DiscretisedLogisticConfig()
+    likelihood = ColourLogisticConfig(mixtures=2) if spec.shape[0] > 1 else DiscretisedLogisticConfig(mixtures=2)
     return Stage(
         name="model",
         codec=LevelCodecConfig(flat=False),
@@ -53,6 +53,7 @@ def _image(spec: DataSpec) -> Stage:
                 width=32,
                 latents=(2, 4) if side < 4 else (4, 8),
                 channels=(32, 64) if side < 4 else (64, 96),
+                blocks=(1, 2),
                 smallest=8,
                 patch=side,
             ),
@@ -60,7 +61,7 @@ def _image(spec: DataSpec) -> Stage:
             beta=0.5,
             free_bits=0.5,
             kl_warmup=0.3,
-            sampling=VaeSampling(noise=1.0 if side == 1 else 0.4),
+            sampling=VaeSampling(noise=1.0 if side == 1 else 0.0),
         ),
         train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=4e-3)}),
     )
@@ -72,7 +73,7 @@ def _columns(spec: DataSpec) -> Stage:
         name="model",
         codec=StandardizeCodecConfig() if spec.levels is None else LevelCodecConfig(),
         model=LadderVAEConfig(
-            network=LadderConfig(width=width, latents=(width,), channels=(128,), blocks=2),
+            network=LadderConfig(width=width, latents=(width,), channels=(128,), blocks=(2,)),
             likelihood=GaussianConfig() if spec.levels is None else DiscretisedLogisticConfig(),
             kl_warmup=0.3,
         ),
