@@ -31,7 +31,7 @@ OPTIMIZER = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999), clip=None)
 
 
 class _Nothing(types.ModuleType):
-    """A module whose every attribute is an empty class: torchgan imports torchvision for pictures it is not asked for."""
+    """A module whose every attribute is an empty class: torchgan imports torchvision for pictures nobody asks for."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

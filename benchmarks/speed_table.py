@@ -20,9 +20,7 @@ def main() -> None:
         for line in Path(path).read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             workloads[record["workload"]][record["contender"]] = record
-    print(
-        "| workload | best peer | contender | value | against the best peer (median; best) | GFLOP a step | parameters |"
-    )
+    print("| workload | best peer | contender | value | against it (median; best) | GFLOP a step | parameters |")
     print("|---|---|---|---|---|---|---|")
     for workload, found in workloads.items():
         timed = {name: r for name, r in found.items() if "value" in r}

@@ -2,9 +2,9 @@
 
     python benchmarks/vae.py --out benchmarks/results/DATE-speed.jsonl
 
-"quintet" has the same layers as the peer (512 hidden units, 16 latents, a Bernoulli likelihood's cost is that of one
-element-wise pass; ours is a Gaussian's). The epoch is what a user gets: pythae's trainer against the product's loop with
-its batches, checks, optimiser and two averages.
+"quintet" has the same layers as the peer (512 hidden units, 16 latents; the peer's likelihood is Bernoulli, ours a
+Gaussian, an element-wise pass each). The epoch is what a user gets: pythae's trainer against the product's loop with its
+batches, checks, optimiser and two averages.
 """
 
 from __future__ import annotations

@@ -249,8 +249,8 @@ class LadderConfig(LadderNetworkConfig):
             of the groups below the top, the last of them nearest to it.
         channels: of the state and the features at the largest size, the next one, ...; the last repeats.
         rungs: groups at the largest size, the next one, ...; the last repeats; 0 for none at that size.
-        blocks: at the largest size, the next one, ...; the last repeats: so many of the encoder there, and of the decoder
-            before each group there (and at the end).
+        blocks: of the encoder at the largest size, the next one, ...; the last repeats. The decoder has so many before
+            each group of that size, and at the end.
         smallest: side at which the pyramid ends.
         patch: side of the squares of pixels that enter and leave as channels.
     """

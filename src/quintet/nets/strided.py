@@ -32,6 +32,9 @@ from quintet.nets.conv import SLOPE, Context, ConvBlock, pyramid
 from quintet.nets.layers import edge
 
 
+GAIN = (2 / (1 + SLOPE**2)) ** 0.5  # keeps the scale through a leaky ReLU
+
+
 def _started(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear:
     """Weights of standard deviation gain / sqrt(fan in), biases zero."""
     nn.init.normal_(layer.weight, std=gain * layer.weight[0].numel() ** -0.5)
@@ -50,9 +53,6 @@ def _doubling(inputs: int, outputs: int) -> nn.Conv2d:
     with torch.no_grad():
         conv.weight.copy_(conv.weight[::4].repeat_interleave(4, 0))
     return conv
-
-
-GAIN = (2 / (1 + SLOPE**2)) ** 0.5  # keeps the scale through a leaky ReLU
 
 
 def _sizes(size: tuple[int, int], smallest: int) -> tuple[tuple[int, int], ...]:

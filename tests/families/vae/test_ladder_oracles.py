@@ -85,7 +85,7 @@ class _Part(nn.Module):
 
 def chain(seed: int = 0, **changes: Any) -> LadderVAE:
     spec = DataSpec("vector", (D,))
-    fields = {"beta": 1.0, "free_bits": 0.0, "kl_warmup": 0.0, "class_dropout": 0.0, "bound_samples": 4, **changes}
+    fields = {"beta": (1.0,), "free_bits": 0.0, "kl_warmup": 0.0, "class_dropout": 0.0, "bound_samples": 4, **changes}
     vae = LadderVAE(spec, LinearChain(seed), Gaussian(spec, sharing="all"), sampling=VaeSampling(), **fields).double()
     with torch.no_grad():
         vae.output.log_sigma.fill_(math.log(0.5) / 10)  # type: ignore[union-attr]
@@ -151,6 +151,16 @@ def test_samples_follow_the_chain_and_temperature_narrows_them() -> None:
         cov = cov + (noise * net.noise) ** 2 * torch.eye(D, dtype=x.dtype)  # type: ignore[attr-defined]
         assert (x.mean(0) - net.shift).abs().max() < 5 * float(cov.diagonal().max().sqrt()) / 200  # type: ignore[attr-defined]
         assert (torch.cov(x.T) - cov).abs().max() < 0.05 * float(cov.diagonal().max())
+
+
+@torch.no_grad()
+def test_beta_weighs_the_groups() -> None:
+    """The loss is linear in the factors, with the groups' divergences as slopes; the last factor repeats."""
+    x = data(chain(0), 30)
+    moment = Turn(0, 0.5, Batch(x, torch.arange(30)), Rng(0, "t"))
+    plain, parts = (loss := chain(0).loss(moment)).total, loss.parts
+    for beta, extra in (((3.0, 1.0), 2 * parts["kl_nats_1"]), ((0.5,), -0.5 * parts["kl_nats"])):
+        assert float(chain(0, beta=beta).loss(moment).total - plain) * D == pytest.approx(float(extra), rel=1e-9)
 
 
 def test_free_bits_stop_the_divergence_of_each_example_and_group() -> None:

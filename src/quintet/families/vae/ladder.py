@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from math import prod
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -66,9 +67,9 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         spec: continuous data, or levels.
         network: encoder, decoder and the shapes of their groups.
         output, sampling: see their classes.
-        beta: factor on the KL terms; 1 is the bound itself.
+        beta: factors on the groups' KL terms, top first; the last repeats; 1 is the bound itself.
         free_bits: nats of KL of each group of an example that cost nothing.
-        kl_warmup: share of training over which the KL terms' factor rises from 0 to `beta`.
+        kl_warmup: share of training over which the KL terms' factors rise from 0 to `beta`.
         class_dropout: share of training examples whose conditions are hidden, which trains the unconditional model.
         bound_samples: K of the importance-weighted bound that `log_prob` gives.
     """
@@ -81,7 +82,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         network: LadderNetwork,
         output: Likelihood,
         *,
-        beta: float,
+        beta: Sequence[float],
         free_bits: float,
         kl_warmup: float,
         class_dropout: float,
@@ -92,7 +93,8 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         self.network, self.output = network, output
         self.widths = [prod(shape) for shape in network.groups]
         self.latent = DataSpec("vector", (sum(self.widths),), None, spec.conditions)
-        self.beta, self.free_bits, self.kl_warmup = beta, free_bits, kl_warmup
+        self.beta = [beta[min(group, len(beta) - 1)] for group in range(len(self.widths))]
+        self.free_bits, self.kl_warmup = free_bits, kl_warmup
         self.class_dropout, self.bound_samples = class_dropout, bound_samples
 
     # training
@@ -101,14 +103,15 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         return (Player("model", self, self.loss),)
 
     def loss(self, turn: Turn) -> Loss:
-        """Reconstruction + factor * sum over groups of max(KL, free bits), divided by the dimensions."""
+        """Reconstruction + sum over groups of factor * max(KL, free bits), divided by the dimensions."""
         x, cond = turn.batch.x, hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
         y, draws = self.down(self.features(x), cond, len(x), turn.rng("u"))
         reconstruction = -self.output.log_prob(x, y).mean()
         pairs = zip(draws.mean, draws.log_std, strict=True)
         kl = torch.stack([normal_kl_each(mean, log_std).sum(1) for mean, log_std in pairs])  # (groups, B)
         warm = min(1.0, turn.progress / self.kl_warmup) if self.kl_warmup else 1.0
-        total = reconstruction + warm * self.beta * kl.clamp(min=self.free_bits).sum(0).mean()
+        charge = kl.new_tensor(self.beta) @ kl.clamp(min=self.free_bits).mean(1)
+        total = reconstruction + warm * charge
         with torch.no_grad():
             parts = {"reconstruction_nats": reconstruction.detach(), "kl_nats": kl.sum(0).mean()}
             parts |= {f"kl_nats_{group}": value for group, value in enumerate(kl.mean(1), 1)}
@@ -222,7 +225,7 @@ class LadderVAEConfig(ModelConfig):
     kind = "ladder-vae"
     network: LadderNetworkConfig
     likelihood: LikelihoodConfig
-    beta: float = Field(default=1.0, ge=0)
+    beta: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(1.0,), min_length=1)
     free_bits: float = Field(default=0.1, ge=0)
     kl_warmup: float = Field(default=0.1, ge=0, le=1)
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
