@@ -166,6 +166,7 @@ class TrainConfig(Config):
         on_nonfinite: what a gradient that is not finite leads to, before anything is updated. "skip" leaves the update
             out and rolls back after three within 50 steps; "rollback" goes back to the last good checkpoint with half
             the learning rate at once; "stop" ends the run. After two rollbacks the run ends.
+        shard: whether weights, optimiser state and averages of the networks are spread over the processes of a run.
     """
 
     kind = "train"
@@ -178,6 +179,7 @@ class TrainConfig(Config):
     precision: Literal["auto"] | Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     on_nonfinite: Literal["skip", "rollback", "stop"] = "skip"
+    shard: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

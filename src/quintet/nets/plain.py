@@ -29,6 +29,8 @@ class DirectedConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, size: int, length: float) -> None:
         super().__init__(inputs, outputs, size, padding=size // 2)
         self.length = nn.Parameter(torch.full((outputs, 1, 1, 1), length))
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self.weight.square().sum((1, 2, 3), keepdim=True).sqrt()

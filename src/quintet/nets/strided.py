@@ -1,16 +1,15 @@
 """Strided convolutional networks without normalisation: image to vector by halvings, vector to image by doublings.
 
-What it is: the shape of DCGAN's two networks, every size change a learned convolution and the first one at the image
-itself, so that nearly all work happens at a quarter of the image's size or below, on many channels; where asked, fix-up
-residual blocks at each size. Rows never mix, and every operation has a correct double backward.
+What it is: the shape of DCGAN's two networks. A halving is a strided convolution, the first one at the image itself, so
+that nearly all work happens at a quarter of the image's size or below, on many channels; a doubling is bilinear, then a
+convolution. Where asked, fix-up residual blocks at each size. Rows never mix, and every operation has a correct double
+backward.
 What it is not: DCGAN's batch normalisation, which couples the rows of a batch (it would depend on micro-batches and on
-the number of processes, and give gradient penalties of single rows no meaning), or a network from image to image.
+the number of processes, and give gradient penalties of single rows no meaning), or its transposed convolutions, whose
+four pixels of a square have weights of their own and show as a woven pattern; nor a network from image to image.
 
-A doubling is a convolution to four times the channels whose outputs are interleaved: a transposed convolution by
-another name, whose kernel is 6 x 6 with stride 2.
-
-Sources: Radford et al. 2016 (DCGAN), arXiv:1511.06434; Shi et al. 2016 (sub-pixel convolution), arXiv:1609.05158;
-Huang et al. 2024 (blocks without normalisation in both players), arXiv:2501.05441.
+Sources: Radford et al. 2016 (DCGAN), arXiv:1511.06434; Odena et al. 2016, "Deconvolution and checkerboard artifacts";
+Huang et al. 2024 (bilinear resampling, no normalisation), arXiv:2501.05441.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from quintet.core.spec import Cond
 from quintet.nets.conv import SLOPE, Context, ConvBlock, pyramid
 from quintet.nets.layers import edge
 
-
 GAIN = (2 / (1 + SLOPE**2)) ** 0.5  # keeps the scale through a leaky ReLU
 
 
@@ -41,18 +39,6 @@ def _started(layer: nn.Conv2d | nn.Linear, gain: float) -> nn.Conv2d | nn.Linear
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _doubling(inputs: int, outputs: int) -> nn.Conv2d:
-    """A convolution to the four pixels of each square, all four the same at the start, so that nothing is noise.
-
-    Source: Aitken et al. 2017, arXiv:1707.02937.
-    """
-    conv = nn.Conv2d(inputs, 4 * outputs, 3, padding=1)
-    _started(conv, GAIN)
-    with torch.no_grad():
-        conv.weight.copy_(conv.weight[::4].repeat_interleave(4, 0))
-    return conv
 
 
 def _sizes(size: tuple[int, int], smallest: int) -> tuple[tuple[int, int], ...]:
@@ -133,7 +119,7 @@ class StridedDecoder(nn.Module):
             nn.ModuleList(ConvBlock(w, self.context.width, max(1, sum(counts))) for _ in range(count))
             for w, count in zip(widths[:-1], counts, strict=True)
         )
-        self.up = nn.ModuleList(_doubling(a, b) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_started(nn.Conv2d(a, b, 3, padding=1), GAIN) for a, b in pairwise(widths))
         edge(self.up[-1])
 
     def forward(self, x: Tensor, cond: Cond, t: Tensor | None = None) -> Tensor:
@@ -145,8 +131,8 @@ class StridedDecoder(nn.Module):
             h = _moved(h, shift, context)
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, context)
-            height, width = self.sizes[i + 1]
-            h = F.pixel_shuffle(up(F.leaky_relu(h, SLOPE)), 2)[:, :, :height, :width]
+            grown = F.interpolate(h, size=self.sizes[i + 1], mode="bilinear", align_corners=False)
+            h = up(F.leaky_relu(grown, SLOPE))
         return h
 
 

@@ -1,16 +1,17 @@
-"""dcgan: transposed and strided convolutions with a classic adversarial loss, for images; made to compare losses.
+"""dcgan: strided convolutions with a classic adversarial loss, for images; made to compare losses.
 
     quintet train dcgan data.npz --budget 3m
     quintet train dcgan data.npz --budget 3m --set 'model.loss={"kind": "minimax"}'
     quintet train dcgan data.npz --budget 3m --set 'model.loss={"kind": "wasserstein-gp"}' --set model.critic_steps=5
 
 The loss objects are "non-saturating" (the default, which Radford et al. used), "minimax", "hinge", "least-squares",
-"wasserstein-gp" and "relativistic"; gradient penalties are off (`model.gamma`), as they were not known then. Networks
-and optimiser are those of `gan` at image size, so that the two recipes differ in the loss and its penalty alone.
+"wasserstein-gp" and "relativistic"; gradient penalties are off (`model.gamma`), as they were not known then. The
+networks are those of `gan` at image size.
 
 Radford et al. 2016, arXiv:1511.06434: Adam with beta1 0.5, latent of 100 numbers. Departures: no batch normalisation
 (it couples the rows of a batch, so that results would depend on micro-batches and processes; the paper's networks do
-not start without it, ours do by their initialisation); normal instead of uniform z; labels; a rate that falls to 0.
+not start without it, ours do by their initialisation); bilinear growth instead of transposed convolutions; normal
+instead of uniform z; labels; a rate of 5e-4 that falls to 0.
 
 Measured figures: docs/families/gan.md.
 """

@@ -9,9 +9,9 @@ Huang et al. 2024, arXiv:2501.05441: Adam without momentum, beta2 0.9 -> 0.99, r
 all over the planned run. Departures: rates of 1e-3 to 4e-3, which short runs of small networks need; the rate falls to
 0 instead of a quarter; a tanh bounds pixels. Small images: discriminators see lightly noised and sometimes shifted
 images, as they learn a thousand pictures by heart within seconds. Larger images: strided networks instead of residual
-ones with bilinear resampling, which work at a quarter of the image's size and below; R1 and R2 are estimated on every
-fourth pair, since the double backward is most of a step; augmentation grows with the number of epochs, to probability
-0.4 after 20. Vectors: coins in the latent and sines of the input.
+ones, which work at a quarter of the image's size and below; R1 and R2 are estimated on every fourth pair, since the
+double backward is most of a step; augmentation grows with the number of epochs, to probability 0.4 after 20. Vectors:
+coins in the latent and sines of the input.
 
 Measured figures: docs/families/gan.md.
 """

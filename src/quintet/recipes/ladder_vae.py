@@ -58,7 +58,7 @@ def _image(spec: DataSpec) -> Stage:
                 patch=side,
             ),
             likelihood=likelihood,
-            beta=(0.3, 1.0),  # what the vector can say it should say: grids alone make patchwork
+            beta=(1.5,),
             free_bits=0.5,
             kl_warmup=0.3,
             sampling=VaeSampling(noise=1.0 if side == 1 else 0.0),

@@ -45,7 +45,7 @@ def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     network = CausalTransformerConfig(width=64 if small else 128, depth=2, heads=4, hidden=128 if small else 256)
     block = AutoregressiveConfig(bijection=bijection, patch=patch, network=network)
     levels = min(spec.levels, 256)
-    histograms = MarginalsConfig(bins=levels, spread=0.25, reach=levels // 64)
+    histograms = MarginalsConfig(bins=levels)
     optimizer = OptimizerConfig(method="muon", lr=3e-3, matrix_lr=0.02)
     return (
         Stage(

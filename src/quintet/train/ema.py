@@ -8,12 +8,14 @@ algorithm 2, arXiv:2312.02696.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from quintet.train import shards
 
 
 def gamma_of_width(width: float) -> float:
@@ -28,7 +30,7 @@ def gamma_of_width(width: float) -> float:
 
 
 class Ema:
-    """Averages of one list of parameters.
+    """Averages of one list of parameters; of sharded ones, each process has its rows.
 
     Args:
         named: name -> parameter, in a fixed order.
@@ -37,10 +39,10 @@ class Ema:
 
     def __init__(self, named: dict[str, nn.Parameter], widths: Sequence[float]) -> None:
         self.names, self.params = list(named), list(named.values())
-        self.values: list[Tensor] = list(self.params)
+        self.values = [shards.local(p) for p in self.params]
         self.widths = tuple(widths)
         self.gammas = [gamma_of_width(width) for width in self.widths]
-        self.averages = [[p.detach().clone() for p in self.params] for _ in self.widths]
+        self.averages = [[p.detach().clone() for p in self.values] for _ in self.widths]
         self.updates = 0
 
     @torch.no_grad()
@@ -53,7 +55,7 @@ class Ema:
 
     @contextmanager
     def applied(self, which: int) -> Iterator[None]:
-        """Inside the block the parameters hold average `which`; afterwards what they held before."""
+        """Inside the block the parameters, none of them sharded, hold average `which`; then what they held before."""
         live = [p.data for p in self.params]
         try:
             for p, average in zip(self.params, self.averages[which], strict=True):
@@ -68,12 +70,13 @@ class Ema:
         """Put average `which` into the parameters for good."""
         torch._foreach_copy_(self.values, self.averages[which])
 
-    def tensors(self, which: int) -> dict[str, Tensor]:
-        """Name -> average, for a checkpoint."""
-        return dict(zip(self.names, self.averages[which], strict=True))
+    def tensors(self, which: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole average, for a checkpoint. All processes must take all of them."""
+        for name, p, average in zip(self.names, self.params, self.averages[which], strict=True):
+            yield name, shards.whole(average, p)
 
-    def load(self, which: int, tensors: dict[str, Tensor]) -> None:
+    def load(self, which: int, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
         with torch.no_grad():
-            for name, average in zip(self.names, self.averages[which], strict=True):
-                average.copy_(tensors[name])
+            for name, p, average in zip(self.names, self.params, self.averages[which], strict=True):
+                average.copy_(shards.rows_of(tensors[name], p))

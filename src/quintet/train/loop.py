@@ -5,6 +5,7 @@ It is a generator. What happens between steps (log, previews, checkpoints, a new
 Where memory does not hold a batch it is taken through the model in micro-batches of its rows. Their gradients, each
 weighted by its share of the rows, add up to those of the whole batch: noise is drawn by the batch's rows, and losses
 are means over rows. What a model computes once a step for all players is then computed for each player and part again.
+Several processes share a batch's rows in the same way: each computes on its own and the gradients are averaged.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from quintet.core.memory import out_of_memory, release
 from quintet.core.model import Loss, Model, Player, Turn
 from quintet.core.numerics import Precision, autocast
 from quintet.core.plan import Plan
+from quintet.core.processes import ALONE, Processes
 from quintet.core.recipe import TrainConfig
 from quintet.core.rng import Rng, layer_noise
+from quintet.train import shards
 from quintet.train.ema import Ema
 from quintet.train.optim import Optimizer
 
@@ -57,8 +60,8 @@ class TrainState:
     ema: Ema
 
     @staticmethod
-    def start(model: Model[Any], config: TrainConfig, plan: Plan) -> TrainState:
-        """The state before step 0.
+    def start(model: Model[Any], config: TrainConfig, plan: Plan, processes: Processes = ALONE) -> TrainState:
+        """The state before step 0. Sharded weights must be resharded.
 
         Raises: ValueError if the config's optimisers are not those of the model's players.
         """
@@ -67,7 +70,9 @@ class TrainState:
         names = {player.name for player in players}
         if names != set(config.optimizers):
             raise ValueError(f"optimizers for {sorted(config.optimizers)}, but the players are {sorted(names)}")
-        optimizers = {player.name: Optimizer(player.module, config.optimizers[player.name]) for player in players}
+        optimizers = {
+            player.name: Optimizer(player.module, config.optimizers[player.name], processes) for player in players
+        }
         return TrainState(0, plan, optimizers, Ema(averaged_parameters(model), config.ema))
 
 
@@ -90,7 +95,7 @@ class Step:
 
     Attributes:
         step: its number.
-        losses: of the players that took a turn, tensors still on their device.
+        losses: of the players that took a turn, means over all processes, tensors still on their device.
         grad_norms: before clipping, by player.
         skipped: players whose update was left out because a gradient was not finite, and why.
     """
@@ -119,7 +124,14 @@ def averaged_parameters(model: Model[Any]) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if id(p) in wanted and p.requires_grad}
 
 
-def steps(model: Model[Any], batches: BatchSource, state: TrainState, config: TrainConfig, seed: int) -> Iterator[Step]:
+def steps(
+    model: Model[Any],
+    batches: BatchSource,
+    state: TrainState,
+    config: TrainConfig,
+    seed: int,
+    processes: Processes = ALONE,
+) -> Iterator[Step]:
     """Train from `state.step` to the plan's end, yielding after each step.
 
     Args:
@@ -129,12 +141,13 @@ def steps(model: Model[Any], batches: BatchSource, state: TrainState, config: Tr
             runs out the loop itself replaces the plan by one with smaller micro-batches.
         config: warm-up and players' optimisers.
         seed: of all training noise.
-    Raises: ResourceError where a single row does not fit into memory.
+        processes: that take part, all in step.
+    Raises: ResourceError where a single row does not fit into memory, or sharded weights leave no way to smaller parts.
     """
     players = tuple(model.players())
     opponents = {player.name: _opponents(player, players) for player in players}
     device = next(model.parameters()).device
-    shares = type(model).shared is not Model.shared
+    shares, units = type(model).shared is not Model.shared, shards.units(model)
     while not state.plan.over(state.step):
         step, plan = state.step, state.plan
         model.train()
@@ -149,28 +162,35 @@ def steps(model: Model[Any], batches: BatchSource, state: TrainState, config: Tr
                 continue
             optimizer = state.optimizers[player.name]
             while True:
-                micro = state.plan.micro(step) or len(turn.batch)
+                micro, full = state.plan.micro(step) or len(turn.batch), False
                 try:
                     if shares and micro >= len(turn.batch) and turn.shared is None:  # once a step, by the first player
                         turn = _with_shared(model, turn, plan.precision, layers)
                     with frozen(opponents[player.name]):
                         losses[player.name] = _backward(model, player, turn, micro, plan.precision, layers)
-                    break
                 except Exception as error:  # its traceback holds the tensors, so the next try is outside
                     if not out_of_memory(error):
                         raise
+                    if units:  # the others wait inside this network for the weights' rows, not for a word
+                        rows, half = min(micro, len(turn.batch)), max(1, config.batch // 2)
+                        raise ResourceError("processes.memory", rank=processes.rank, rows=rows, batch=half) from error
+                    full = True
+                if not processes.either(full)[0]:
+                    break
                 turn = replace(turn, shared=None)
                 optimizer.clear()
                 release()
                 if micro == 1:
                     raise ResourceError("train.memory", needed=f"{_state_bytes(state) / 1e6:,.0f} MB")
                 state.plan = state.plan.with_micro(step, -(-micro // 2))
-            reduce_gradients(optimizer.params)
+            shards.reshard(units)
+            reduce_gradients(optimizer.params, processes)
             norm = optimizer.step_and_clear(scale, progress, plan.precision)
             norms[player.name] = norm
             if not math.isfinite(norm):
-                skipped[player.name] = _cause(player, turn.batch)
+                skipped[player.name] = _cause(player, turn.batch, processes)
                 optimizer.clear()
+        losses = _means(losses, processes)
         model.after_step(losses)
         if not skipped:
             state.ema.update()
@@ -212,18 +232,28 @@ def _rows(turn: Turn, start: int, stop: int) -> Turn:
     return replace(turn, batch=part, rng=turn.rng.at(start), shared=None)
 
 
-def _cause(player: Player, batch: Batch) -> Cause:
+def _means(losses: Mapping[str, Loss], processes: Processes) -> dict[str, Loss]:
+    """Losses and their parts averaged over processes, each of which has as many rows."""
+    if processes.count == 1:
+        return dict(losses)
+    means = iter(processes.mean([v for loss in losses.values() for v in (loss.total, *loss.parts.values())]))
+    return {name: Loss(next(means), {part: next(means) for part in loss.parts}) for name, loss in losses.items()}
+
+
+def _cause(player: Player, batch: Batch, processes: Processes) -> Cause:
     sizes = {
-        name: float(p.grad.abs().nan_to_num(math.inf, math.inf).max())
+        name: float(rows.abs().nan_to_num(math.inf, math.inf).max())
         for name, p in player.module.named_parameters()
-        if p.grad is not None and p.numel()
+        if p.grad is not None and (rows := shards.local(p.grad)).numel()
     }
-    return Cause(max(sizes, key=lambda name: sizes[name]), tuple(batch.index.tolist()))
+    found = processes.gather([sizes, batch.index.tolist()])
+    largest = {name: max(own.get(name, 0.0) for own, _ in found) for own, _ in found for name in own}
+    return Cause(max(largest, key=lambda name: largest[name]), tuple(row for _, rows in found for row in rows))
 
 
 def _state_bytes(state: TrainState) -> int:
     """Of weights, gradients, the optimisers' two moments, and averages."""
-    trained = sum(4 * p.numel() * p.element_size() for o in state.optimizers.values() for p in o.params)
+    trained = sum(4 * p.numel() * p.element_size() for o in state.optimizers.values() for p in o.rows)
     return trained + sum(p.numel() * p.element_size() for average in state.ema.averages for p in average)
 
 
@@ -239,16 +269,16 @@ def frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Average gradients over processes. Sharded parameters (FSDP2) are reduced by their own hooks."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+def reduce_gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> None:
+    """Average gradients over processes. Those of sharded parameters were reduced in the backward pass."""
+    if processes.count == 1:
         return
-    grads = [p.grad for p in parameters if p.grad is not None and not hasattr(p.grad, "full_tensor")]
+    grads = [p.grad for p in parameters if p.grad is not None and not shards.sharded(p)]
     if not grads:
         return
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-    flat /= dist.get_world_size()
+    flat /= processes.count
     for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
 

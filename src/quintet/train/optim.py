@@ -3,6 +3,9 @@
 Muon's step replaces a matrix's momentum by the nearest semi-orthogonal matrix, scaled so that the update's effect on
 activations does not depend on the shape. Its iteration may run in bfloat16; weights and momentum are float32.
 
+Sharded weights (see shards.py): every rule here works number by number, on the rows that a process has, except for the
+norm, which is summed over processes, and Muon's iteration, for which the matrix is gathered.
+
 The norm of all gradients is brought to the host once a player and step, which waits for a GPU to finish that step's
 backward pass: the price of leaving an update out for certain, small beside a step of milliseconds.
 
@@ -14,18 +17,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from quintet.core.numerics import Precision
+from quintet.core.processes import ALONE, Processes
 from quintet.core.recipe import OptimizerConfig
+from quintet.train import shards
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values to about 1 in five steps
 
 
-def hidden_matrices(module: nn.Module) -> list[Tensor]:
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """Weights of linear layers that are not marked as edges (input, output, modulation, embedding)."""
     return [
         layer.weight
@@ -53,11 +58,16 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon:
-    """Momentum, orthogonalised. Matrices of one shape are handled as one batch."""
+    """Momentum, orthogonalised. Matrices of one shape are handled as one batch.
+
+    Args:
+        params: the matrices, sharded or not; the gradient of each is that of its rows.
+    """
 
     def __init__(self, params: Sequence[Tensor], momentum: float, weight_decay: float) -> None:
         self.params, self.momentum, self.weight_decay = list(params), momentum, weight_decay
-        self.buffers = [torch.zeros_like(p) for p in self.params]
+        self.rows = [shards.local(p) for p in self.params]
+        self.buffers = [torch.zeros_like(p) for p in self.rows]
         self._shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, p in enumerate(self.params):
             self._shapes[tuple(p.shape)].append(i)
@@ -66,19 +76,21 @@ class Muon:
     def step(self, lr: float, precision: Precision = "float32") -> None:
         """Args: lr: in units of the update's spectral norm. precision: of the orthogonalisation."""
         for shape, same in self._shapes.items():
-            grads = [g for i in same if (g := self.params[i].grad) is not None]
-            members = [i for i in same if self.params[i].grad is not None]
+            grads = [g for i in same if (g := self.rows[i].grad) is not None]
+            members = [i for i in same if self.rows[i].grad is not None]
             if not members:
                 continue
             buffers = [self.buffers[i] for i in members]
             torch._foreach_lerp_(buffers, grads, 1 - self.momentum)
             nesterov = torch._foreach_lerp(grads, buffers, self.momentum)
-            stacked = torch.stack(list(nesterov))
+            likes = [self.params[i] for i in members]
+            stacked = torch.stack([shards.whole(rows, like) for rows, like in zip(nesterov, likes, strict=True)])
             if precision == "bfloat16":
                 updates = list(orthogonalize(stacked.bfloat16()).to(stacked.dtype).unbind())
             else:
                 updates = list(orthogonalize(stacked).unbind())
-            params = [self.params[i] for i in members]
+            updates = [shards.rows_of(update, like) for update, like in zip(updates, likes, strict=True)]
+            params = [self.rows[i] for i in members]
             if self.weight_decay:
                 torch._foreach_mul_(params, 1 - lr * self.weight_decay)
             torch._foreach_add_(params, updates, alpha=-lr * math.sqrt(shape[0] / shape[1]))
@@ -90,19 +102,21 @@ class Optimizer:
     Args:
         module: whose parameters it changes.
         config: method, rates, clipping.
+        processes: over which the module's weights may be sharded.
     """
 
-    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
-        self.config = config
-        params = [p for p in module.parameters() if p.requires_grad]
+    def __init__(self, module: nn.Module, config: OptimizerConfig, processes: Processes = ALONE) -> None:
+        self.config, self.processes = config, processes
+        self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.params = list(self.named.values())
+        self.rows = [shards.local(p) for p in self.params]  # what is updated: of whole parameters, themselves
         matrices = hidden_matrices(module) if config.method == "muon" else []
         chosen = {id(p) for p in matrices}
-        rest = [p for p in params if id(p) not in chosen]
+        rest = [(p, rows) for p, rows in zip(self.params, self.rows, strict=True) if id(p) not in chosen]
         groups = [
-            {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [rows for p, rows in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [rows for p, rows in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.params = params
         self.muon = Muon(matrices, config.momentum, config.weight_decay) if matrices else None
         self.adam = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=1e-8, fused=True
@@ -121,9 +135,11 @@ class Optimizer:
             left for whoever wants to know why.
         """
         config = self.config
-        grads = [p.grad for p in self.params if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads, foreach=True) if grads else torch.zeros(())
-        size = float(norm)
+        for p, rows in zip(self.params, self.rows, strict=True):
+            if rows is not p:
+                rows.grad = None if p.grad is None else shards.local(p.grad)
+        grads = [rows.grad for rows in self.rows if rows.grad is not None]
+        size = self._norm()
         if not math.isfinite(size):
             return size
         if config.clip is not None and size > config.clip:
@@ -142,32 +158,51 @@ class Optimizer:
         self.clear()
         return size
 
+    def _norm(self) -> float:
+        """Of all gradients, the same on every process."""
+        found = [(p, rows.grad) for p, rows in zip(self.params, self.rows, strict=True) if rows.grad is not None]
+        kept, spread = ([g for p, g in found if shards.sharded(p) is which] for which in (False, True))
+        norm = _norm(kept)
+        if any(map(shards.sharded, self.params)):
+            (square,) = self.processes.mean([_norm(spread).to(self.rows[0].device) ** 2])
+            norm = (norm.to(square) ** 2 + square * self.processes.count).sqrt()
+        return float(norm)
+
     def clear(self) -> None:
         """Drop the gradients."""
-        for p in self.params:
-            p.grad = None
+        for p, rows in zip(self.params, self.rows, strict=True):
+            p.grad = rows.grad = None
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The state as flat tensors for a checkpoint: "adam.3.exp_avg", "muon.0"."""
-        state = {
-            f"adam.{i}.{name}": value
-            for i, entry in self.adam.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The state as whole tensors by the parameters' names: "adam.body.weight.exp_avg", "muon.body.weight".
+
+        All processes must take all of them.
+        """
+        for (name, p), rows in zip(self.named.items(), self.rows, strict=True):
+            for key, value in self.adam.state.get(rows, {}).items():
+                yield f"adam.{name}.{key}", shards.whole(value, p) if value.shape == rows.shape else value
         if self.muon is not None:
-            state |= {f"muon.{i}": buffer for i, buffer in enumerate(self.muon.buffers)}
-        return state
+            names = {id(p): name for name, p in self.named.items()}
+            for p, buffer in zip(self.muon.params, self.muon.buffers, strict=True):
+                yield f"muon.{names[id(p)]}", shards.whole(buffer, p)
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
-        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        params = [p for group in self.adam.param_groups for p in group["params"]]
+        self.adam.state.clear()
+        rows = {name: rows for name, rows in zip(self.named, self.rows, strict=True)}
         for key, value in tensors.items():
-            kind, index, *name = key.split(".")
+            kind, _, rest = key.partition(".")
             if kind == "adam":
-                like = params[int(index)]  # the fused kernel pairs numbers by their place: channels last stay so
-                same = value.shape == like.shape
-                state[int(index)][name[0]] = torch.empty_like(like).copy_(value) if same else value.clone()
-            elif self.muon is not None:
-                self.muon.buffers[int(index)].copy_(value)
-        self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})
+                name, _, what = rest.rpartition(".")
+                own = shards.rows_of(value, self.named[name]) if value.shape == self.named[name].shape else value
+                # the fused kernel pairs numbers by their place in memory: channels last stay so
+                kept = torch.empty_like(rows[name]) if own.shape == rows[name].shape else torch.empty_like(own)
+                self.adam.state[rows[name]][what] = kept.to(rows[name].device).copy_(own)
+        if self.muon is not None:
+            names = {id(p): name for name, p in self.named.items()}
+            for p, buffer in zip(self.muon.params, self.muon.buffers, strict=True):
+                buffer.copy_(shards.rows_of(tensors[f"muon.{names[id(p)]}"], p))
+
+
+def _norm(grads: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm(grads, foreach=True) if grads else torch.zeros(())

@@ -2,15 +2,20 @@
 
 The only file that reads the clock for training. What it learns from the clock becomes plan events, written and synced
 before they take effect; everything else is a function of the step and the plan.
+
+Among several processes the first one reads the clock, decides, and writes; what it decides the others are told before
+it takes effect. Checkpoints hold whole tensors and are read by the first process, so that they serve any number of
+processes, with sharded weights or not.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,9 +33,19 @@ from quintet.core.ledger import FlopCounter, Ledger, synchronize
 from quintet.core.model import Model
 from quintet.core.numerics import Precision, eager, has_bfloat16
 from quintet.core.plan import Plan
+from quintet.core.processes import ALONE, Processes
 from quintet.core.recipe import TrainConfig
+from quintet.train import shards
 from quintet.train.ema import Ema
-from quintet.train.loop import BatchSource, Step, TrainState, averaged_parameters, frozen_parameters, steps
+from quintet.train.loop import (
+    BatchSource,
+    Step,
+    TrainState,
+    averaged_parameters,
+    freeze,
+    frozen_parameters,
+    steps,
+)
 
 BEST = "best"  # folder of a stage's best preview
 PREVIEWS = tuple(2.0**-k for k in range(5, 0, -1))  # shares of the budget at which a grid is drawn, and at its end
@@ -44,7 +59,7 @@ SHORTEST_END = 0.1  # share of a time budget after which the number of steps is 
 
 
 class Watcher(Protocol):
-    """What is told to the caller while a stage trains."""
+    """What is told to the caller while a stage trains; of several processes, by the first one."""
 
     def log(self, line: Mapping[str, Any]) -> None:
         """One line for log.jsonl."""
@@ -59,7 +74,7 @@ class Watcher(Protocol):
         """A moment for a sample grid and the model's detectors. What to end the run for as hopeless, or None."""
 
     def stop(self) -> bool:
-        """Whether to save and stop now (Ctrl-C)."""
+        """Whether to save and stop now (Ctrl-C); every process is asked."""
 
 
 @dataclass
@@ -97,7 +112,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained stage: the final state, and what its run used."""
+    """A trained stage: the final state, and what its run used; of sharded weights whole on the first process alone."""
 
     state: TrainState
     seconds: float
@@ -120,12 +135,14 @@ def fit(
     reserve_s: float = 0.0,
     checkpoint_s: float = 30.0,
     checkpoint_steps: int | None = None,
+    processes: Processes = ALONE,
+    strict: bool = False,
 ) -> Fitted:
     """Train one stage within its budget, or finish what an earlier process began.
 
     Args:
         model: freshly initialised; holds the trained parameters afterwards.
-        batches: the step's batch.
+        batches: the step's batch, of several processes this one's rows.
         config: optimisers, batch size, schedules.
         budget: of this stage.
         seed: of all training noise.
@@ -139,50 +156,96 @@ def fit(
         reserve_s: of a budget in seconds, kept for the choice of the average after training.
         checkpoint_s: seconds between checkpoints.
         checkpoint_steps: steps between checkpoints, instead of seconds.
+        processes: that train together. The folder, `plan` and `resume` are the first one's.
+        strict: refuse to resume where that would not be bit for bit.
     Raises: DivergedError after repeated non-finite gradients; ResourceError where one example does not fit into memory;
-        UsageError for bfloat16 where there is none; Interrupted after saving on request.
+        UsageError for bfloat16 where there is none, and by `strict`; Interrupted after saving on request.
     """
+    if config.shard and config.compile == "on":
+        raise UsageError("processes.shard_compile")
     place = folder / "checkpoints"
-    found = checkpoint.newest(place, lambda key, fields: watcher.log(_event(0, key, **fields))) if resume else None
-    clock = Clock()
-    if plan is None or found is None:
-        found = None  # a checkpoint without its plan cannot be replayed
-    if plan is not None and plan.threads != torch.get_num_threads():
-        allowed = torch.get_num_threads()
-        torch.set_num_threads(min(plan.threads, allowed))
-        if plan.threads > allowed:
-            watcher.log(_event(0, "threads_changed", before=plan.threads, now=allowed))
+    found: checkpoint.Checkpoint | None = None
+    if processes.first and resume and plan is not None:  # a checkpoint without its plan cannot be replayed
+        found = checkpoint.newest(place, lambda key, fields: watcher.log(_event(0, key, **fields)))
+    sharding = config.shard and processes.count > 1
+    here = _circumstances(processes, sharding, next(model.parameters()).device)
+    if found is not None:
+        changes = _changes(found.state["circumstances"], here)
+        if changes and strict:
+            raise UsageError("processes.strict", path=folder.parent.parent, changes=changes)
+        if changes:
+            watcher.log(_event(found.step, "resumed_otherwise", changes=changes))
+    stored, resumed = processes.tell((None if plan is None else plan.to_json(), found is not None))
+    plan = None if stored is None else Plan.from_json(stored)
+    clock, parts = Clock(), parts or {}
     if plan is None:
         clock.start()
+    else:
+        torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     if examples is not None:
         model.prepare(examples)
+    if processes.count > 1:  # processors may differ in the last bit of what was just computed
+        model.load_state_dict(processes.share(model.state_dict()))
+    if config.shard and not sharding:
+        watcher.log(_event(0, "not_sharded"))
+    whole = model
+    if sharding:
+        freeze(model)
+        whole, model = model, copy.deepcopy(model)
+        share = shards.shard(model, processes)
+        watcher.log(_event(0, "sharded", percent=round(100 * share), count=processes.count))
+        whole.to("cpu")
     if plan is None:
-        plan, notes = calibrate(model, batches, config, budget, seed=seed, reserve_s=reserve_s, clock=clock)
+        plan, notes = calibrate(
+            model, batches, config, budget, seed=seed, reserve_s=reserve_s, clock=clock, processes=processes
+        )
         watcher.plan(plan)
         watcher.log(_chosen(plan))
         for note in notes:
             watcher.log(_event(0, note, micro=plan.micro(0)))
-    state, parts = TrainState.start(model, config, plan), parts or {}
+    state = TrainState.start(model, config, plan, processes)
     skips = deque[int](maxlen=SKIP_LIMIT)
-    if found is not None:
-        _restore(found, model, parts, state)
-        clock.wall, clock.cpu = found.state["wall_s"], found.state["cpu_s"]
-        skips.extend(found.state["skips"])
+    if resumed:
+        told = _restore(found, model, parts, state, processes)
+        if processes.first:
+            clock.wall, clock.cpu = told["wall_s"], told["cpu_s"]
+        skips.extend(told["skips"])
     run = _Run(
-        model, batches, config, budget, seed, place, watcher, parts or {}, state, clock, ledger, reserve_s, skips
-    )
+        model, batches, config, budget, seed, place, watcher, parts, state, clock, ledger, reserve_s, skips,
+        processes, here, whole,
+    )  # fmt: skip
     with _compiled(model, plan.compile) as compiled:
         if plan.compile and not compiled:
             watcher.log(_event(state.step, "no_compiler"))
         run.go(checkpoint_s, checkpoint_steps)
     ledger.wall_s += clock.wall
-    ledger.cpu_s += clock.cpu
+    ledger.cpu_s += sum(processes.gather(clock.cpu))
     done = state.step + state.plan.lost
     ledger.steps += done
     ledger.examples += done * config.batch
     ledger.flops += done * state.plan.flops_per_step
-    ledger.params += sum(p.numel() for player in model.players() for p in player.module.parameters())
-    return Fitted(state, clock.wall)
+    ledger.params += sum(p.numel() for player in whole.players() for p in player.module.parameters())
+    return Fitted(run.whole_state(state.ema.widths), clock.wall)
+
+
+def _circumstances(processes: Processes, sharding: bool, device: torch.device) -> dict[str, Any]:
+    """What the last bits of a training depend on, beside its config."""
+    return {
+        "processes": processes.count,
+        "sharded": sharding,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "torch": torch.__version__,
+    }
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What a resumed training does not have as before, in words; nothing where it goes on bit for bit.
+
+    More threads than before are no change: they are not used.
+    """
+    same = {**now, "threads": min(before["threads"], now["threads"])}
+    return ", ".join(f"{name} {value} → {same[name]}" for name, value in before.items() if value != same[name])
 
 
 def warm_up() -> None:
@@ -211,13 +274,14 @@ def calibrate(
     seed: int,
     reserve_s: float = 0.0,
     clock: Clock | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Plan, list[str]]:
     """Run some steps, count and time them, put the model back, and return the plan that the budget allows.
 
     FLOPs are counted over one period of the players' turns. A budget in seconds is timed, with one thread and with all
     that torch may use (small networks are often faster with one), in float32 and in bfloat16, and compiled where that
     may pay; the plan keeps the fastest. Other budgets leave float32 on a CPU, since a choice by the clock would make
-    their results depend on the moment.
+    their results depend on the moment. Of several processes all take the steps, and the first one's times count.
 
     Returns: the plan, and names of events to be logged.
     Raises: UsageError for bfloat16 where there is none; ResourceError where one example does not fit into memory.
@@ -228,12 +292,12 @@ def calibrate(
     timed = budget.unit == "seconds"
     precisions = _precisions(model, config, device, timed)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    most = torch.get_num_threads()
+    most = processes.tell(torch.get_num_threads())
     way, seconds = _Way(most, precisions[-1]), 0.0
     notes: list[str] = []
     start = Plan.start(10**9, 0.0, flops_per_step=0.0, threads=most, precision=precisions[0])
-    state = TrainState.start(model, config, start)
-    run = steps(model, batches, state, config, seed)
+    state = TrainState.start(model, config, start, processes)
+    run = steps(model, batches, state, config, seed, processes)
     period = math.lcm(*(player.every for player in model.players()))
     while True:
         micro = state.plan.micro(state.step)
@@ -243,31 +307,38 @@ def calibrate(
         if state.plan.micro(state.step) == micro:  # else memory ran out and steps were begun twice
             break
     if timed:
-        way, seconds = _fastest(run, state, _ways(most, precisions, device), CALIBRATION_SHARE * budget.amount)
+        ways = _ways(most, precisions, device)
+        way, seconds = _fastest(run, state, ways, CALIBRATION_SHARE * budget.amount, processes)
     compiled = False
     if config.compile == "on" or (
-        config.compile == "auto" and timed and budget.amount >= COMPILE_FROM.get(device.type, math.inf)
+        config.compile == "auto"
+        and timed
+        and budget.amount >= COMPILE_FROM.get(device.type, math.inf)
+        and not shards.units(model)
     ):
-        seconds, compiled, notes = _try_compiled(model, run, seconds, period, must=config.compile == "on")
+        must = config.compile == "on"
+        seconds, compiled, notes = _try_compiled(model, run, seconds, period, must=must, processes=processes)
     micro = state.plan.micro(state.step)
+    flops = processes.count * counter.total / period
     model.load_state_dict(before)
     if timed:
         planned = max(1.0, budget.amount - reserve_s - clock.read()) / max(seconds, 1e-9)
     elif budget.unit == "flop":
-        planned = budget.amount / max(counter.total / period, 1.0)
+        planned = budget.amount / max(flops, 1.0)
     else:
         planned = math.ceil(budget.amount / (config.batch if budget.unit == "examples" else 1))
     plan = Plan.start(
         max(1, int(planned)),
         max(config.decay, SHORTEST_END) if timed else config.decay,
-        flops_per_step=counter.total / period,
+        flops_per_step=flops,
         threads=way.threads,
+        world_size=processes.count,
         precision=way.precision,
         compile=compiled,
         micro=micro,
         open=timed,
     )
-    return plan, notes + (["memory"] if micro else [])
+    return Plan.from_json(processes.tell(plan.to_json())), notes + (["memory"] if micro else [])
 
 
 def _precisions(model: Model[Any], config: TrainConfig, device: torch.device, timed: bool) -> tuple[Precision, ...]:
@@ -287,7 +358,9 @@ def _ways(most: int, precisions: Sequence[Precision], device: torch.device) -> l
     return [_Way(count, precision) for precision in precisions for count in threads]
 
 
-def _fastest(run: Iterator[Step], state: TrainState, ways: Sequence[_Way], seconds: float) -> tuple[_Way, float]:
+def _fastest(
+    run: Iterator[Step], state: TrainState, ways: Sequence[_Way], seconds: float, processes: Processes
+) -> tuple[_Way, float]:
     """The fastest way and its seconds a step, each timed in turns; those far behind are tried but once.
 
     Leaves torch and the state's plan at that way. More threads, and bfloat16, must win by 5 % each.
@@ -299,23 +372,28 @@ def _fastest(run: Iterator[Step], state: TrainState, ways: Sequence[_Way], secon
             _take(way, state)
             next(run)  # the first step after a change also wakes or parks threads
             for _ in range(turns):
-                synchronize()
-                start = time.perf_counter()
-                next(run)
-                synchronize()
-                found.append(time.perf_counter() - start)
+                found.append(_timed(run, processes))
         best = min(_middle(found) for found in times.values())
         times = {way: found for way, found in times.items() if _middle(found) < 1.5 * best}
-        least = min(len(found) for found in times.values())
-        if least >= 5 and time.perf_counter() - begin >= seconds:
+        least, used = min(len(found) for found in times.values()), processes.tell(time.perf_counter() - begin)
+        if least >= 5 and used >= seconds:
             break
-        if least >= 2 and (len(times) == 1 or time.perf_counter() - begin >= 2 * seconds):
+        if least >= 2 and (len(times) == 1 or used >= 2 * seconds):
             break
         turns = 3 if least > 1 else 1
     handicap = {way: 1.05 ** ((way.threads > 1) + (way.precision == "bfloat16")) for way in times}
     chosen = min(times, key=lambda way: handicap[way] * _middle(times[way]))
     _take(chosen, state)
     return chosen, _middle(times[chosen])
+
+
+def _timed(run: Iterator[Step], processes: Processes) -> float:
+    """Seconds of a step by the first process's clock."""
+    synchronize()
+    start = time.perf_counter()
+    next(run)
+    synchronize()
+    return float(processes.tell(time.perf_counter() - start))
 
 
 def _take(way: _Way, state: TrainState) -> None:
@@ -329,26 +407,22 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def _try_compiled(
-    model: Model[Any], run: Iterator[Step], seconds: float, period: int, *, must: bool
+    model: Model[Any], run: Iterator[Step], seconds: float, period: int, *, must: bool, processes: Processes
 ) -> tuple[float, bool, list[str]]:
     """Compile the networks, time the steps, and keep it if they are 5 % faster, or if they must.
 
     Returns: seconds a step, whether to compile, events.
     """
-    times = []
     with _compiled(model, True) as compiled:
-        if not compiled:
+        if processes.either(not compiled)[0]:
             return seconds, False, ["no_compiler"]
         try:
             for _ in range(2 * period):
                 next(run)
-            for _ in range(5 * period):
-                synchronize()
-                start = time.perf_counter()
-                next(run)
-                synchronize()
-                times.append(time.perf_counter() - start)
+            times = [_timed(run, processes) for _ in range(5 * period)]
         except Exception:  # a compiler fails in many ways, and without it training goes on as well
+            if processes.count > 1:  # the others wait within the step
+                raise
             return seconds, False, ["not_compiled"]
     faster = _middle(times) < 0.95 * seconds
     return (_middle(times), True, []) if must or faster else (seconds, False, [])
@@ -394,7 +468,7 @@ def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], ave
     found = checkpoint.newest(folder / "checkpoints")
     if found is None:
         raise FileNotFoundError(f"no undamaged checkpoint below {folder}")
-    _load_modules(found, model, parts)
+    _load_modules(found.tensors("model") | _frozen(found), model, parts)
     if average is not None:
         model.load_state_dict(found.tensors(f"ema-{average}"), strict=False)
     return found.step
@@ -428,6 +502,9 @@ class _Run:
     ledger: Ledger
     reserve_s: float
     skips: deque[int]  # steps of the latest updates left out
+    processes: Processes
+    circumstances: Mapping[str, Any]
+    whole: Model[Any]  # the model itself, or its whole weights for previews where `model` has shards
     began: tuple[int, float] = (0, 0.0)  # step and seconds at which this process began to train, or went back to
     initial: dict[str, Tensor] | None = None  # the model at step 0, until a good checkpoint is on the disk
 
@@ -440,46 +517,72 @@ class _Run:
         self.began = (last, saved_at)
         if state.step == 0:
             self.initial = {name: value.clone() for name, value in self.model.state_dict().items()}
-        known = state.plan
-        for step in steps(self.model, self.batches, state, self.config, self.seed):
+        known, processes = state.plan, self.processes
+        for step in steps(self.model, self.batches, state, self.config, self.seed, processes):
             fault("train.step")
             seconds = self.clock.read()
             if state.plan is not known:  # the loop ran out of memory
                 watcher.plan(state.plan)
                 watcher.log(_event(step.step, "memory", micro=state.plan.micro(step.step)))
-            if step.step % log_every == 0 or step.skipped:
+            if processes.first and (step.step % log_every == 0 or step.skipped):
                 watcher.log(self.line(step, seconds))
             if step.skipped and self.note_skip(step):
                 last, known = state.step, state.plan
                 continue
-            if self.budget.unit == "seconds":
-                self.replan(seconds)
-            share = self.share()
-            watcher.step(state.step, state.plan, seconds, share)
-            over = state.plan.over(state.step)
-            if over or (moments and share >= moments[0]):
+            known, draw, due = state.plan, False, False
+            if processes.first:
+                if self.budget.unit == "seconds":
+                    self.replan(seconds)
+                share = self.share()
+                watcher.step(state.step, state.plan, seconds, share)
+                draw = state.plan.over(state.step) or (bool(moments) and share >= moments[0])
                 moments = [m for m in moments if m > share]
-                with self.clock.paused() as length, eager():
-                    hopeless = watcher.preview(state, seconds)
-                self.ledger.preview_s += length[0]
+                if checkpoint_steps is None:
+                    due = seconds - saved_at >= checkpoint_s
+                else:
+                    due = state.step - last >= checkpoint_steps
+            changed, draw, due, stop = processes.either(state.plan is not known, draw, due, watcher.stop())
+            if changed:
+                state.plan = Plan.from_json(processes.tell(state.plan.to_json()))
+            over = state.plan.over(state.step)
+            if draw:
+                hopeless = self.preview(seconds)
                 if hopeless is not None and not over:
                     self.change(state.plan.with_cut(state.step, "hopeless"))
                     watcher.log(_event(step.step, "hopeless", why=hopeless))
                     over = True
             known = state.plan
-            stop = watcher.stop()
-            if checkpoint_steps is None:
-                due = seconds - saved_at >= checkpoint_s
-            else:
-                due = state.step - last >= checkpoint_steps
             if due or over or stop:
                 self.save()
                 saved_at, last = self.clock.read(), state.step
             if stop and not over:
                 raise Interrupted("train.interrupted", path=self.place.parent.parent.parent, step=state.step)
         self.clock.read()
-        if last != state.step or checkpoint.newest(self.place) is None:
+        unsaved = processes.first and checkpoint.newest(self.place) is None
+        if processes.either(last != state.step or unsaved)[0]:
             self.save()
+
+    def preview(self, seconds: float) -> str | None:
+        """Show the state to the watcher: what to end the run for as hopeless, or None."""
+        with self.clock.paused() as length, eager():
+            shown = self.whole_state(self.state.ema.widths[:1])
+            hopeless: str | None = self.processes.tell(self.watcher.preview(shown, seconds))
+            if self.whole is not self.model:
+                self.whole.to("cpu")
+        self.ledger.preview_s += length[0]
+        return hopeless
+
+    def whole_state(self, widths: Sequence[float]) -> TrainState:
+        """The state with whole weights in `whole` and the first averages; of use on the first process."""
+        state = self.state
+        if self.whole is self.model:
+            return state
+        self.whole.to(next(self.model.parameters()).device)
+        self.whole.load_state_dict(shards.whole_state(self.model))
+        ema = Ema(averaged_parameters(self.whole), widths)
+        for i in range(len(widths)):
+            ema.load(i, dict(state.ema.tensors(i)))
+        return replace(state, ema=ema)
 
     def available_s(self) -> float:
         return max(self.budget.amount - self.reserve_s, 0.5 * self.budget.amount)
@@ -533,25 +636,26 @@ class _Run:
 
         Later checkpoints are removed first: a process killed in between comes to this decision again.
         """
-        state, done = self.state, self.state.step
-        if self.initial is None:  # at least one checkpoint stays
-            trouble = max(trouble, min(checkpoint.steps(self.place)))
-        checkpoint.forget(self.place, trouble)
-        found = checkpoint.newest(self.place)
-        to = 0 if found is None else found.step
-        fresh = TrainState.start(self.model, self.config, state.plan)
-        self.change(state.plan.with_rollback(to, done))
-        state.step, state.optimizers, state.ema = to, fresh.optimizers, fresh.ema
-        if found is not None:
-            _restore(found, self.model, self.parts, state)
-            self.skips = deque(found.state["skips"], maxlen=SKIP_LIMIT)
+        state, done, found = self.state, self.state.step, None
+        if self.processes.first:
+            if self.initial is None:  # at least one checkpoint stays
+                trouble = max(trouble, min(checkpoint.steps(self.place)))
+            checkpoint.forget(self.place, trouble)
+            found = checkpoint.newest(self.place)
+        to = self.processes.tell(None if found is None else found.step)
+        fresh = TrainState.start(self.model, self.config, state.plan, self.processes)
+        self.change(state.plan.with_rollback(to or 0, done))
+        state.step, state.optimizers, state.ema = to or 0, fresh.optimizers, fresh.ema
+        if to is not None:
+            told = _restore(found, self.model, self.parts, state, self.processes)
+            self.skips = deque(told["skips"], maxlen=SKIP_LIMIT)
         else:
             assert self.initial is not None
             self.model.load_state_dict(self.initial)
             state.ema = Ema(averaged_parameters(self.model), self.config.ema)
             self.skips.clear()
-        self.began = (to, self.clock.read())
-        self.watcher.log(_event(done - 1, "rollback", to=to, factor=state.plan.events[-1].lr))
+        self.began = (state.step, self.clock.read())
+        self.watcher.log(_event(done - 1, "rollback", to=state.step, factor=state.plan.events[-1].lr))
 
     def line(self, step: Step, seconds: float) -> dict[str, Any]:
         """A log line; non-finite numbers become null, since JSON has none."""
@@ -569,56 +673,80 @@ class _Run:
         }
 
     def save(self) -> None:
-        state = self.state
+        """Write a checkpoint of whole tensors; all processes give their rows, the first one writes."""
+        state, processes = self.state, self.processes
         with self.clock.paused() as length:
-            frozen = frozen_parameters(self.model)
-            tensors: dict[str, Mapping[str, Tensor]] = {
-                "model": {
-                    **{k: v for k, v in self.model.state_dict().items() if k not in frozen},
-                    **{f"{name}:{k}": v for name, part in self.parts.items() for k, v in part.state_dict().items()},
-                },
-                "optim": {f"{name}/{k}": v for name, opt in state.optimizers.items() for k, v in opt.tensors().items()},
-                **{f"ema-{i}": state.ema.tensors(i) for i in range(len(state.ema.widths))},
-            }
-            checkpoint.save(
-                self.place,
-                state.step,
-                tensors,
-                {
-                    "seed": self.seed,
-                    "wall_s": self.clock.wall,
-                    "cpu_s": self.clock.cpu,
-                    "skips": list(self.skips),
-                    "ema_updates": state.ema.updates,
-                    "ema_widths": list(state.ema.widths),
-                    "plan": state.plan.to_json(),
-                    "frozen": checkpoint.save_once(self.place.parent, frozen) if frozen else None,
-                    "torch": torch.__version__,
-                },
-            )
+            frozen = frozen_parameters(self.whole)
+            weights = self._kept((k, v) for k, v in shards.whole_state(self.model).items() if k not in frozen)
+            weights |= {f"{name}:{k}": v for name, part in self.parts.items() for k, v in part.state_dict().items()}
+            optim = self._kept((f"{name}/{k}", v) for name, o in state.optimizers.items() for k, v in o.tensors())
+            averages = {f"ema-{i}": self._kept(state.ema.tensors(i)) for i in range(len(state.ema.widths))}
+            cpu_s = sum(processes.gather(self.clock.cpu))
+            if processes.first:
+                checkpoint.save(
+                    self.place,
+                    state.step,
+                    {"model": weights, "optim": optim, **averages},
+                    {
+                        "seed": self.seed,
+                        "wall_s": self.clock.wall,
+                        "cpu_s": cpu_s,
+                        "skips": list(self.skips),
+                        "ema_updates": state.ema.updates,
+                        "ema_widths": list(state.ema.widths),
+                        "plan": state.plan.to_json(),
+                        "frozen": checkpoint.save_once(self.place.parent, frozen) if frozen else None,
+                        "circumstances": {**self.circumstances, "threads": torch.get_num_threads()},
+                    },
+                )
+            processes.wait()
             if self.initial is not None and not self.skips:
                 self.initial = None
         self.ledger.checkpoint_s += length[0]
 
+    def _kept(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Gathered tensors: in the first process's host memory where they were sharded, nowhere on the others."""
+        kept = {}
+        for name, tensor in tensors:
+            if self.processes.first:
+                kept[name] = tensor if self.whole is self.model else tensor.cpu()
+        return kept
+
 
 def _restore(
-    found: checkpoint.Checkpoint, model: Model[Any], parts: Mapping[str, nn.Module], state: TrainState
-) -> None:
-    _load_modules(found, model, parts)
-    stored = found.tensors("optim")
+    found: checkpoint.Checkpoint | None,
+    model: Model[Any],
+    parts: Mapping[str, nn.Module],
+    state: TrainState,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Load a checkpoint, which the first process has found, and return its JSON part."""
+
+    def tensors(name: str) -> dict[str, Tensor]:
+        return processes.share(None if found is None else found.tensors(name))
+
+    told: dict[str, Any] = processes.tell(None if found is None else dict(found.state))
+    weights = tensors("model")
+    if told["frozen"] is not None:
+        weights |= processes.share(None if found is None else _frozen(found))
+    _load_modules(weights, model, parts)
+    stored = tensors("optim")
     for name, optimizer in state.optimizers.items():
         optimizer.load({k.removeprefix(f"{name}/"): v for k, v in stored.items() if k.startswith(f"{name}/")})
     for i in range(len(state.ema.widths)):
-        state.ema.load(i, found.tensors(f"ema-{i}"))
-    state.ema.updates = found.state["ema_updates"]
-    state.step = found.step
+        state.ema.load(i, tensors(f"ema-{i}"))
+    state.ema.updates = told["ema_updates"]
+    state.step = told["step"]
+    return told
 
 
-def _load_modules(found: checkpoint.Checkpoint, model: Model[Any], parts: Mapping[str, nn.Module]) -> None:
-    tensors = found.tensors("model")
-    frozen = found.state["frozen"]
-    kept = checkpoint.load_once(found.path.parent.parent, frozen) if frozen is not None else {}
-    model.load_state_dict({k: v for k, v in tensors.items() if ":" not in k} | kept)
+def _frozen(found: checkpoint.Checkpoint) -> dict[str, Tensor]:
+    digest = found.state["frozen"]
+    return {} if digest is None else checkpoint.load_once(found.path.parent.parent, digest)
+
+
+def _load_modules(tensors: Mapping[str, Tensor], model: Model[Any], parts: Mapping[str, nn.Module]) -> None:
+    shards.load_state(model, {k: v for k, v in tensors.items() if ":" not in k})
     for name, part in parts.items():
         part.load_state_dict({k.removeprefix(f"{name}:"): v for k, v in tensors.items() if k.startswith(f"{name}:")})
 
