@@ -19,6 +19,7 @@ from quintet.compare.forecast import evaluation_limit_s
 from quintet.core.budget import Budget
 from quintet.core.errors import DataError, UsageError
 from quintet.core.interrupt import graceful
+from quintet.core.processes import joined, launched
 from quintet.core.recipe import Recipe
 from quintet.core.results import Advice, Compare, SeedResult
 from quintet.data.dataset import Dataset
@@ -82,6 +83,8 @@ def plan_compare(
     set: Sequence[str] = (),
 ) -> comparison.Comparison:
     """Settle what `compare` would do, without doing it; see there."""
+    if launched() > 1:
+        raise UsageError("processes.compare", count=launched())
     file = read_config(config)
     dataset = _open(data, options, file)
     if budget is None and within is None:
@@ -157,12 +160,13 @@ def train(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    strict_resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
     set: Sequence[str] = (),
     listen: Listener = quiet,
 ) -> Trained:
-    """Train one model.
+    """Train one model; started by torchrun, in all its processes together.
 
     Args:
         recipe: a name or a recipe.
@@ -171,6 +175,8 @@ def train(
         seed: of everything random.
         out: the run's folder, by default runs/<data>-<recipe>-s<seed>.
         resume: continue what is there, from its newest undamaged checkpoint (from step 0 if there is none).
+        strict_resume: the same, but refuse where the run would not continue bit for bit (another number of processes
+            or threads, another kind of device or version of torch).
         device, threads, set, listen: as for `compare`.
     Raises: Interrupted after Ctrl-C, with everything saved; DivergedError; BusyError.
     """
@@ -180,9 +186,11 @@ def train(
     )  # fmt: skip
     before = torch.get_num_threads()
     try:
-        with graceful() as stop:
-            train_cell(job, listen, stop, resume=resume)
-            evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
+        with graceful() as stop, joined(job.device) as processes:
+            train_cell(job, listen, stop, resume=resume or strict_resume, strict=strict_resume, processes=processes)
+            if processes.first:
+                evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
+            processes.wait()
     finally:
         torch.set_num_threads(before)
     return load_cell(job.folder, job.device)

@@ -166,7 +166,7 @@ class Subject:
         model = self.trained()
         with torch.no_grad():
             for i, p in enumerate(model.parameters()):
-                scale = SPREAD * max(p.shape[-1] if p.ndim > 1 else 1, 1) ** -0.5
+                scale = SPREAD * max(p[0].numel() if p.ndim > 1 else 1, 1) ** -0.5  # by the fan in
                 p.add_(scale * Rng(SEED, "open", i).normal((p.numel(),)).view_as(p).to(p.dtype))
         return model
 

@@ -43,7 +43,7 @@ class Recorder:
 def test_images_of_any_size(size):
     ladder = IMAGE.build((2, *size), (6, *size), {"label": 3})
     cond = {"label": torch.tensor([0, 2, -1])}
-    features = ladder.encoder(torch.randn(3, 2, *size))
+    features = ladder.encoder(torch.randn(3, 2, *size), {})
     assert len(features) == len(ladder.groups) >= 2
     draw = Recorder()
     assert ladder.decoder(features, cond, draw, 3).shape == (3, 6, *size)
@@ -58,7 +58,7 @@ def test_vectors():
     ladder = VECTOR.build((5,), (10,), {})
     assert ladder.groups == ((3,), (4,), (2,))
     draw = Recorder()
-    assert ladder.decoder(ladder.encoder(torch.randn(4, 5)), {}, draw, 4).shape == (4, 10)
+    assert ladder.decoder(ladder.encoder(torch.randn(4, 5), {}), {}, draw, 4).shape == (4, 10)
     assert [tuple(q.shape) for q in draw.asked] == [(4, 2, 3), (4, 2, 4), (4, 2, 2)]
 
 
@@ -74,7 +74,7 @@ def test_one_way_down(config, event):
     ladder = perturbed(config.build(event, event, {"label": 2}))
     cond = {"label": torch.tensor([0, 1, -1])}
     noise = [torch.randn(3, *group, dtype=torch.float64) for group in ladder.groups]
-    features = ladder.encoder(torch.randn(3, *event, dtype=torch.float64))
+    features = ladder.encoder(torch.randn(3, *event, dtype=torch.float64), cond)
     seen, blind = Recorder(noise), Recorder(noise)
     with_features, without = ladder.decoder(features, cond, seen, 3), ladder.decoder(None, cond, blind, 3)
     assert torch.equal(with_features, without)
@@ -93,7 +93,7 @@ def test_every_parameter_is_reached_and_examples_do_not_mix(config, event):
     ladder = perturbed(config.build(event, event, {"label": 2}))
     cond = {"label": torch.tensor([0, 1, -1, 0])}
     x = torch.randn(4, *event, dtype=torch.float64)
-    y = ladder.decoder(ladder.encoder(x), cond, Recorder(), 4)
+    y = ladder.decoder(ladder.encoder(x, cond), cond, Recorder(), 4)
     y.square().sum().backward()
     for name, p in ladder.named_parameters():
         if "posterior" not in name:
@@ -101,7 +101,7 @@ def test_every_parameter_is_reached_and_examples_do_not_mix(config, event):
             assert p.grad.abs().sum() > 0, name
     for i in range(4):
         one = {"label": cond["label"][i : i + 1]}
-        alone = ladder.decoder(ladder.encoder(x[i : i + 1]), one, Recorder(), 1)
+        alone = ladder.decoder(ladder.encoder(x[i : i + 1], one), one, Recorder(), 1)
         assert torch.allclose(alone[0], y[i], atol=1e-10)
 
 
@@ -109,7 +109,7 @@ def test_autocast_keeps_shapes_and_stays_near():
     ladder = IMAGE.build((1, 8, 8), (2, 8, 8), {})
     x = torch.randn(4, 1, 8, 8)
     noise = [torch.randn(4, *group) for group in ladder.groups]
-    exact = ladder.decoder(ladder.encoder(x), {}, Recorder(noise), 4)
+    exact = ladder.decoder(ladder.encoder(x, {}), {}, Recorder(noise), 4)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = ladder.decoder(ladder.encoder(x), {}, Recorder(noise), 4)
+        rough = ladder.decoder(ladder.encoder(x, {}), {}, Recorder(noise), 4)
     assert (exact - rough.float()).abs().max() < 0.1 * (1 + exact.abs().max())

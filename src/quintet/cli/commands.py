@@ -24,6 +24,7 @@ from quintet.core.budget import Budget
 from quintet.core.errors import DataError, UsageError
 from quintet.core.messages import say
 from quintet.core.model import Model
+from quintet.core.processes import leads
 from quintet.core.recipe import Stage
 from quintet.core.results import Compare, Estimate
 from quintet.core.rng import CHUNK
@@ -126,8 +127,9 @@ def train(
     *,
     options: list[str] | None = None,
     config: Path | None = None,
+    strict: bool = False,
 ) -> None:
-    """`quintet train`."""
+    """`quintet train`; of several processes the first one speaks."""
     job = api.train_job(
         recipe,
         data,
@@ -140,7 +142,7 @@ def train(
         threads=threads,
         set=changes,
     )
-    said = Console(stderr=True, quiet=quiet or as_json)
+    said = Console(stderr=True, quiet=quiet or as_json or not leads())
     _notes(said, job.dataset, lang)
     cost = _cost(job.recipe.name, job.recipe.family, job.stages(), job.dataset)
     said.print(
@@ -148,16 +150,19 @@ def train(
             parameters=f"{cost['parameters']:,}", memory=f"{cost['memory_mb']:,.0f}")
     )  # fmt: skip
     if dry_run:
-        if as_json:
+        if as_json and leads():
             dump({**cost, "budget": str(job.budget), "out": str(job.folder)})
         return
+    resume = resume or strict
     if resume and not (job.folder / "stages").exists():
         said.print(say("cli.resume_from_start", lang, path=job.folder))
     with Progress(said, None, lang) as progress:
         trained = api.train(
-            job.recipe, job.dataset, budget=job.budget, seed=seed, out=job.folder, resume=resume, device=device,
-            threads=threads, set=changes, listen=progress,
+            job.recipe, job.dataset, budget=job.budget, seed=seed, out=job.folder, resume=resume,
+            strict_resume=strict, device=device, threads=threads, set=changes, listen=progress,
         )  # fmt: skip
+    if not leads():
+        return
     if as_json:
         dump({"run": str(job.folder), "recipe": trained.recipe, "capabilities": list(trained.capabilities)})
         return

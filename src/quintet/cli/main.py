@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from quintet._version import __version__
-from quintet.core.errors import QuintetError
+from quintet.core.errors import Interrupted, QuintetError
 from quintet.core.messages import LANGUAGES, language, say
 
 LANG_OPTION, BUG_EXIT = "--lang", 1
@@ -36,7 +36,8 @@ def _guarded(call: Callable[[], Any], lang: str) -> int:
     try:
         return int(call() or 0)
     except QuintetError as error:
-        print(error.text(lang), file=sys.stderr)
+        if not (isinstance(error, Interrupted) and os.environ.get("RANK", "0") != "0"):  # all say the same then
+            print(error.text(lang), file=sys.stderr)
         return error.exit_code
     except typer.Exit as error:
         return error.exit_code
@@ -166,6 +167,7 @@ def build(lang: str) -> typer.Typer:
         seed: Annotated[int, typer.Option(help=text("seed"))] = 0,
         out: Annotated[Path | None, out] = None,
         resume: Annotated[bool, typer.Option("--resume", help=text("resume"))] = False,
+        strict: Annotated[bool, typer.Option("--strict-resume", help=text("strict_resume"))] = False,
         device: Annotated[str, device] = "auto",
         threads: Annotated[int | None, threads] = None,
         changes: Annotated[list[str] | None, changes] = None,
@@ -178,7 +180,7 @@ def build(lang: str) -> typer.Typer:
 
         commands.train(
             recipe, data, budget, seed, out, resume, device, threads, changes or [], quiet, as_json, dry_run, lang,
-            options=options, config=config,
+            options=options, config=config, strict=strict,
         )  # fmt: skip
 
     @app.command(help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

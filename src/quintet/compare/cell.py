@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from quintet.core.lock import locked
 from quintet.core.messages import say
 from quintet.core.model import Finding, HasLatent, HasLogProb, HasTrace, HasWatch, Model, round_trip_error
 from quintet.core.plan import Plan
+from quintet.core.processes import ALONE, Processes
 from quintet.core.recipe import Recipe, Stage
 from quintet.core.results import Estimate, LedgerEntry, SamplingCost, SeedResult, Stability
 from quintet.core.rng import CHUNK, Rng, layer_noise
@@ -128,22 +130,34 @@ def build(
     return model, codec
 
 
-def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume: bool = True) -> None:
+def train_cell(
+    job: CellJob,
+    report: Report,
+    stop: Callable[[], bool],
+    *,
+    resume: bool = True,
+    strict: bool = False,
+    processes: Processes = ALONE,
+) -> None:
     """Train all stages of a cell and choose the average, continuing an earlier process's work if `resume`.
 
+    Args:
+        strict: refuse to resume where that would not be bit for bit.
+        processes: that train it together; the first one alone reads and writes the folder.
     Raises: BusyError if another process holds the folder; UsageError if it holds another run; whatever `fit` raises.
     """
     torch.set_num_threads(job.threads)
-    with locked(job.folder):
+    with locked(job.folder) if processes.first else nullcontext():
         warm_up()
-        wanted = job.config()
-        _claim(job.folder, wanted, resume)
-        if (job.folder / TRAINING).exists():
+        if processes.first:
+            _claim(job.folder, job.config(), resume)
+        if processes.tell((job.folder / TRAINING).exists()):
             return
         stages, dataset = job.stages(), job.dataset
         ledger, base = Ledger(), 0 if job.device == "cuda" else peak_memory()
         space = pca_space(dataset.train.x, dataset.spec)
         validation = space.features(dataset.validation.x)
+        rows = {stage.name: processes.rows(stage.train.batch) for stage in stages}
         choice: dict[str, Any] | None = None
         curve: list[dict[str, float]] = []
         earlier: dict[str, Model[Any]] = {}
@@ -152,15 +166,18 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
             model, codec = build(stage, dataset, job.seed, earlier)
             model.to(job.device)
             codec.to(job.device)
+            first, count = rows[stage.name]
             batches = Batches(
-                dataset.train, codec, stage.train.batch, job.seed, augment=stage.train.augment, device=job.device
-            )
-            watcher = _Watcher(job, stage, index, model, codec, space, validation, report, stop)
+                dataset.train, codec, stage.train.batch, job.seed, augment=stage.train.augment, first=first, rows=count,
+                device=job.device,
+            )  # fmt: skip
+            kind = _Watcher if processes.first else _Follower
+            watcher = kind(job, stage, index, model, codec, space, validation, report, stop)
             budget = job.budget.share(stage.share)
             timed = budget.unit == "seconds"
             reserve = CHOICE_SHARE * budget.amount if timed else 0.0
             plan = watcher.stored_plan()
-            if resume and plan is not None:
+            if resume and plan is not None and processes.first:
                 _trim_log(job.folder / LOG, folder)
             fitted = fit(
                 model,
@@ -176,11 +193,13 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
                 examples=batches,
                 resume=resume,
                 reserve_s=reserve,
+                processes=processes,
+                strict=strict,
             )
             curve = watcher.curve()
             with Stopwatch() as watch:
-                choice = _stored(folder / CHOICE) if resume else None
-                if choice is None:
+                choice = _stored(folder / CHOICE) if resume and processes.first else None
+                if choice is None and processes.first:
                     best = folder / BEST if watcher.troubled() else None
                     limit_s = reserve if timed else None
                     choice = _choose(job, fitted.state, model, codec, space, validation, limit_s, best)
@@ -190,10 +209,15 @@ def train_cell(job: CellJob, report: Report, stop: Callable[[], bool], *, resume
                         watcher.log({"kind": "event", "step": fitted.state.step, **kept})
             ledger.wall_s += watch.wall
             ledger.cpu_s += watch.cpu
-            fitted.state.ema.keep(choice["average"])
-            if choice["best"] is not None:
-                restore_best(folder, model)
+            if choice is not None:
+                fitted.state.ema.keep(choice["average"])
+                if choice["best"] is not None:
+                    restore_best(folder, model)
+            if processes.count > 1:
+                model.load_state_dict(processes.share(model.state_dict()))
             earlier[stage.name] = model
+        if not processes.first:
+            return
         ledger.peak_bytes = max(0, peak_memory() - base)
         done = {"schema": 1, "choice": choice, "ledger": ledger.to_json(), "curve": curve}
         checkpoint.write_atomically(job.folder / TRAINING, json.dumps(done, indent=1).encode())
@@ -265,7 +289,7 @@ def remeasure(job: CellJob, reference: Reference, n: int) -> None:
     result = SeedResult.model_validate_json(path.read_text(encoding="utf-8"))
     with np.load(job.folder / "samples.npz") as stored:
         x = stored["x"][:n]
-        asked = next((stored[name][:n] for name in job.dataset.spec.conditions), None)
+        asked = next((stored[name][:n] for name in job.dataset.spec.conditions if name in stored), None)
     metrics = {**result.metrics, **reference.evaluate(x, asked, seed=job.seed)}
     result = result.model_copy(update={"metrics": metrics, "choice": {**result.choice, "samples": n}})
     checkpoint.write_atomically(path, result.model_dump_json(indent=1).encode())
@@ -423,6 +447,23 @@ class _Watcher:
         checkpoint.save(self.folder / BEST, state.step, {"model": tensors}, {"kid_pca": distance}, keep=1)
 
 
+class _Follower(_Watcher):
+    """Of a process that is not the first: it passes on a request to stop, and says and writes nothing."""
+
+    def stored_plan(self) -> Plan | None:
+        return None
+
+    def plan(self, plan: Plan) -> None: ...
+
+    def log(self, line: Mapping[str, Any]) -> None: ...
+
+    def curve(self) -> list[dict[str, float]]:
+        return []
+
+    def preview(self, state: TrainState, seconds: float) -> str | None:
+        return None
+
+
 def _choose(
     job: CellJob,
     state: TrainState,
@@ -487,7 +528,7 @@ def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
     if path.exists() and resume:
         held = json.loads(path.read_text(encoding="utf-8"))
         for key in ("recipe", "seed", "budget", "stages"):
-            if held.get(key) != wanted[key]:
+            if _settled(held.get(key)) != _settled(wanted[key]):
                 raise UsageError("cell.other_config", path=folder, what=key)
         if held["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
             raise UsageError("data.changed", path=folder)
@@ -495,6 +536,13 @@ def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
     if path.exists():
         raise UsageError("cell.exists", path=folder)
     checkpoint.write_atomically(path, json.dumps(wanted, indent=1).encode())
+
+
+def _settled(config: Any) -> Any:
+    """A resolved config without what may change between the parts of a run: how its weights are spread."""
+    if isinstance(config, dict):
+        return {key: _settled(value) for key, value in config.items() if key != "shard"}
+    return [_settled(value) for value in config] if isinstance(config, list) else config
 
 
 def _trim_log(log: Path, folder: Path) -> None:

@@ -32,6 +32,7 @@ from quintet.core.errors import DataError, Interrupted, ResourceError, UsageErro
 from quintet.core.interrupt import graceful
 from quintet.core.lock import locked
 from quintet.core.messages import LANGUAGES, say
+from quintet.core.processes import here
 from quintet.core.recipe import Recipe
 from quintet.core.results import Baseline, Compare, Estimate, RecipeResult, SeedResult
 from quintet.data.dataset import Dataset
@@ -300,8 +301,8 @@ def plan(
 
 
 def default_threads() -> int:
-    """The machine's cores, at most 8: the models of small budgets do not gain from more."""
-    return max(1, min(8, os.cpu_count() or 1))
+    """This process's share of the machine's cores, at most 8: the models of small budgets do not gain from more."""
+    return max(1, min(8, (os.cpu_count() or 1) // here()))
 
 
 def read(folder: Path) -> Compare:

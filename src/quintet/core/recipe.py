@@ -75,7 +75,7 @@ class LadderNetwork(nn.Module):
     """The two networks of a hierarchy of latents in groups, the most abstract first.
 
     Args:
-        encoder: x (B, *inputs) -> one tensor of features a group.
+        encoder: (x (B, *inputs), cond) -> one tensor of features a group.
         decoder: (features | None, cond, draw: Draw, n) -> (n, *outputs). Group by group it calls `draw`, whose answer
             is all that it gets to know of that group. Without features it is the generator.
         groups: shape of each group.

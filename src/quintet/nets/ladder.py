@@ -135,11 +135,15 @@ class Rung(nn.Module):
 
 
 class LadderEncoder(nn.Module):
-    """Bottom-up: blocks at each size, whose result is the features of all groups there; the top sees the smallest."""
+    """Bottom-up: blocks at each size, whose result is the features of all groups there; the top sees the smallest.
+
+    It is told the conditions, so that latents need not say again what a label says already.
+    """
 
     def __init__(
         self,
         inputs: int,
+        conditions: Mapping[str, int],
         layer: Layer,
         block: Block,
         widths: Sequence[int],
@@ -151,15 +155,17 @@ class LadderEncoder(nn.Module):
         """Args: widths, rungs, blocks: from the largest size to the smallest."""
         super().__init__()
         self.patch, self.pool, self.rungs = patch, pool, rungs
+        self.context = Context(conditions, time=False)
         self.enter = edge(layer(inputs, widths[0]))
         self.stages = nn.ModuleList(
-            nn.ModuleList(block(width, 0, sum(blocks)) for _ in range(count))
+            nn.ModuleList(block(width, self.context.width, sum(blocks)) for _ in range(count))
             for width, count in zip(widths, blocks, strict=True)
         )
         self.widen = nn.ModuleList(_point(layer, a, b) for a, b in pairwise(widths))
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, cond: Cond) -> list[Tensor]:
         """x (B, *inputs) -> features, top first."""
+        context = self.context(cond, None, x)
         if self.pool:
             x = to_patches(x, self.patch).contiguous(memory_format=torch.channels_last)
         h = self.enter(x)
@@ -170,7 +176,7 @@ class LadderEncoder(nn.Module):
                     h = F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False)
                 h = self.widen[i - 1](h)
             for block in stage:  # type: ignore[attr-defined]
-                h = block(h, None)
+                h = block(h, context)
             features += [h] * self.rungs[i]
         return [h, *features[::-1]]
 
@@ -179,7 +185,7 @@ class LadderDecoder(nn.Module):
     """Top-down: the vector makes the smallest state; at each size blocks, a rung, blocks, a rung, ..., then growth.
 
     Blocks come before a rung, so that the prior of a group is a deep function of the groups above it, and at the end.
-    Conditions enter at the smallest size: from there the state carries them up, for a small part of the price.
+    Conditions enter in every block: the state alone does not carry them up well.
     """
 
     def __init__(
@@ -207,11 +213,11 @@ class LadderDecoder(nn.Module):
         for i, (c, latent, rung, count) in enumerate(zip(widths, latents, rungs, blocks, strict=True)):
             stage = nn.ModuleList()
             for place in range(max(rung, 1)):
-                stage.extend(block(c, 0 if i else context, deep) for _ in range(count))
+                stage.extend(block(c, context, deep) for _ in range(count))
                 if place < rung:
                     stage.append(Rung(layer, c, latent))
             self.stages.append(stage)
-        self.last = nn.ModuleList(block(widths[-1], 0, deep) for _ in range(blocks[-1]))
+        self.last = nn.ModuleList(block(widths[-1], context, deep) for _ in range(blocks[-1]))
         self.narrow = nn.ModuleList(_point(layer, a, b) for a, b in pairwise(widths))
         self.leave = edge(layer(widths[-1], outputs[0] * patch**2))
         if isinstance(self.leave, nn.Conv2d):
@@ -234,7 +240,7 @@ class LadderDecoder(nn.Module):
                 else:
                     h = part(h, context)
         for part in self.last:
-            h = part(h, None)
+            h = part(h, context)
         out: Tensor = self.leave(F.leaky_relu(h, SLOPE))
         return from_patches(out, self.patch, self.outputs[1:]) if self.sizes[0] else out  # type: ignore[arg-type]
 
@@ -280,7 +286,7 @@ class LadderConfig(LadderNetworkConfig):
         widths, rungs, latents, blocks = (
             _widths(each, len(sizes)) for each in (self.channels, self.rungs, self.latents, self.blocks)
         )
-        encoder = LadderEncoder(inputs[0] * patch**2, layer, block, widths, rungs, blocks, patch=patch, pool=image)
+        encoder = LadderEncoder(inputs[0] * patch**2, conditions, layer, block, widths, rungs, blocks, patch=patch, pool=image)
         decoder = LadderDecoder(
             outputs,
             conditions,

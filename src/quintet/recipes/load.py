@@ -79,13 +79,14 @@ class Trained:
 
     def labels(self, n: int, label: str | int | None = None) -> dict[str, NDArray[np.int64]]:
         """Conditions for n items: one class for all, or the classes in turn."""
-        if not self.spec.conditions:
+        conditions = self.model.spec.conditions
+        if not conditions:
             if label is not None:
                 raise UsageError("sample.no_labels", recipe=self.recipe)
             return {}
-        field, classes = next(iter(self.spec.conditions.items()))
+        field, classes = next(iter(conditions.items()))
         if label is None:
-            every = {name: np.arange(count, dtype=np.int64) for name, count in self.spec.conditions.items()}
+            every = {name: np.arange(count, dtype=np.int64) for name, count in conditions.items()}
             return {name: np.resize(values, n) for name, values in every.items()}
         names = self.names.get(field, tuple(str(i) for i in range(classes)))
         text = str(label)

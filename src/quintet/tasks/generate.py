@@ -58,13 +58,14 @@ def generate(
     Args:
         model, codec: trained, on one device; put into evaluation mode.
         n: how many.
-        labels: conditions of each item, each (n,); absent means unconditional.
+        labels: conditions of each item, each (n,); absent means unconditional. Those the model was not built with are
+            left out, of what comes back too.
         rng: item i's stream is its row i, whatever the batch.
         sampling: overrides the model's own choices.
         batch: items at once, a multiple of 64 keeps the draws cheap; halved as often as memory does not suffice.
         limit_s: stop after the batch in which this many seconds have passed; fewer than n items then come back.
     """
-    labels = labels or {}
+    labels = {name: value for name, value in (labels or {}).items() if name in model.spec.conditions}
     model.eval()
     device = next(model.parameters()).device
     parts: list[NDArray[Any]] = []

@@ -61,12 +61,14 @@ class Muon:
     """Momentum, orthogonalised. Matrices of one shape are handled as one batch.
 
     Args:
-        params: the matrices, sharded or not; the gradient of each is that of its rows.
+        params: the matrices, sharded or not.
+        rows: what is updated of each, with its gradient: of a whole matrix, itself.
     """
 
-    def __init__(self, params: Sequence[Tensor], momentum: float, weight_decay: float) -> None:
-        self.params, self.momentum, self.weight_decay = list(params), momentum, weight_decay
-        self.rows = [shards.local(p) for p in self.params]
+    def __init__(
+        self, params: Sequence[Tensor], rows: Sequence[Tensor], momentum: float, weight_decay: float
+    ) -> None:
+        self.params, self.rows, self.momentum, self.weight_decay = list(params), list(rows), momentum, weight_decay
         self.buffers = [torch.zeros_like(p) for p in self.rows]
         self._shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, p in enumerate(self.params):
@@ -110,14 +112,14 @@ class Optimizer:
         self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.params = list(self.named.values())
         self.rows = [shards.local(p) for p in self.params]  # what is updated: of whole parameters, themselves
-        matrices = hidden_matrices(module) if config.method == "muon" else []
-        chosen = {id(p) for p in matrices}
-        rest = [(p, rows) for p, rows in zip(self.params, self.rows, strict=True) if id(p) not in chosen]
+        pairs = list(zip(self.params, self.rows, strict=True))
+        chosen = {id(p) for p in hidden_matrices(module)} if config.method == "muon" else set()
+        matrices, rest = ([pair for pair in pairs if (id(pair[0]) in chosen) is which] for which in (True, False))
         groups = [
             {"params": [rows for p, rows in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [rows for p, rows in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.muon = Muon(matrices, config.momentum, config.weight_decay) if matrices else None
+        self.muon = Muon(*zip(*matrices, strict=True), config.momentum, config.weight_decay) if matrices else None
         self.adam = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=1e-8, fused=True
         )
@@ -189,7 +191,7 @@ class Optimizer:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
         self.adam.state.clear()
-        rows = {name: rows for name, rows in zip(self.named, self.rows, strict=True)}
+        rows = dict(zip(self.named, self.rows, strict=True))
         for key, value in tensors.items():
             kind, _, rest = key.partition(".")
             if kind == "adam":

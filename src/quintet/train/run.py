@@ -214,7 +214,7 @@ def fit(
         model, batches, config, budget, seed, place, watcher, parts, state, clock, ledger, reserve_s, skips,
         processes, here, whole,
     )  # fmt: skip
-    with _compiled(model, plan.compile) as compiled:
+    with _compiled(model, plan.compile and not sharding) as compiled:
         if plan.compile and not compiled:
             watcher.log(_event(state.step, "no_compiler"))
         run.go(checkpoint_s, checkpoint_steps)

@@ -10,6 +10,7 @@ arXiv:1910.02054, as `torch.distributed.fsdp.fully_shard`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ def shard(model: Model[Any], processes: Processes) -> float:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # about changing an output in place, which no loss does
     mesh = init_device_mesh(next(model.parameters()).device.type, (processes.count,))
     for network in model.networks():
         for p in network.parameters():

@@ -53,7 +53,7 @@ class LinearChain(nn.Module):
         self.wrong = nn.Parameter(torch.zeros(2, dtype=torch.float64))  # moves the posterior's mean and log std
         self.encoder, self.decoder = _Part(self.see), _Part(self.down)
 
-    def see(self, x: Tensor) -> list[Tensor]:
+    def see(self, x: Tensor, cond: Any) -> list[Tensor]:
         return [x, x]
 
     def down(self, features: Sequence[Tensor] | None, cond: Any, draw: Draw, n: int) -> Tensor:

@@ -34,7 +34,7 @@ class AutoencoderSampling(Config):
 
 
 class Autoencoder(Model[AutoencoderSampling], HasLatent):
-    """See the module. Labels play no part.
+    """See the module. It has no conditions; its latents keep those of the data, for a model on top.
 
     Args:
         spec: of images with values in about [-1, 1].
@@ -57,7 +57,7 @@ class Autoencoder(Model[AutoencoderSampling], HasLatent):
         cost: float,
         edges: float,
     ) -> None:
-        super().__init__(spec, AutoencoderSampling())
+        super().__init__(DataSpec(spec.kind, spec.shape, spec.levels), AutoencoderSampling())
         self.encoder, self.decoder, self.bottleneck = encoder, decoder, bottleneck
         self.place, self.cost, self.edges = place, cost, edges
         found = bottleneck.latent(place)
@@ -83,6 +83,8 @@ class Autoencoder(Model[AutoencoderSampling], HasLatent):
     def sample(
         self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: AutoencoderSampling | None = None
     ) -> Tensor:
+        if cond:
+            raise ValueError(f"unknown conditions {sorted(cond)}; this model has none")
         z = self.bottleneck.draw(n, self.place, rng).to(next(self.parameters()))
         return full(self.decoder(z, {}))
 

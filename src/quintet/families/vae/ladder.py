@@ -105,7 +105,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def loss(self, turn: Turn) -> Loss:
         """Reconstruction + sum over groups of factor * max(KL, free bits), divided by the dimensions."""
         x, cond = turn.batch.x, hide(turn.batch.cond, self.class_dropout, turn.rng("hide"))
-        y, draws = self.down(self.features(x), cond, len(x), turn.rng("u"))
+        y, draws = self.down(self.features(x, cond), cond, len(x), turn.rng("u"))
         reconstruction = -self.output.log_prob(x, y).mean()
         pairs = zip(draws.mean, draws.log_std, strict=True)
         kl = torch.stack([normal_kl_each(mean, log_std).sum(1) for mean, log_std in pairs])  # (groups, B)
@@ -121,9 +121,9 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
                 parts["output_scale"] = scale
         return Loss(total / self.spec.dims, parts)
 
-    def features(self, x: Tensor) -> Sequence[Tensor]:
-        """What the encoder saw, one tensor a group; the conditions join on the way down."""
-        seen: Sequence[Tensor] = self.network.encoder(self.output.centred(x))
+    def features(self, x: Tensor, cond: Cond) -> Sequence[Tensor]:
+        """What the encoder saw, one tensor a group."""
+        seen: Sequence[Tensor] = self.network.encoder(self.output.centred(x), cond)
         return seen
 
     def down(self, features: Sequence[Tensor], cond: Cond, n: int, rng: Rng | None) -> tuple[Tensor, Draws]:
@@ -161,7 +161,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def encode(self, x: Tensor, cond: Cond | None = None, *, rng: Rng | None = None) -> Tensor:
         """(B, *latent.shape): the noise of all groups, top first; without rng every group at its posterior mean."""
         cond = {} if cond is None else cond
-        _, draws = self.down(self.features(x), cond, len(x), rng)
+        _, draws = self.down(self.features(x, cond), cond, len(x), rng)
         return torch.cat(draws.u, dim=1)
 
     def decode(self, z: Tensor, cond: Cond | None = None) -> Tensor:
@@ -194,7 +194,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def importance_bound(self, x: Tensor, cond: Cond | None, samples: int, *, rng: Rng) -> Tensor:
         """(B,) nats, the bound with any number of samples; 1 is an estimate of the plain bound."""
         cond = {} if cond is None else cond
-        features = self.features(x)
+        features = self.features(x, cond)
         logs = []
         for k in range(samples):
             y, draws = self.down(features, cond, len(x), rng("u", k))
@@ -214,7 +214,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
     def kl_per_dimension(self, x: Tensor, cond: Cond | None = None) -> Tensor:
         """(latent width,) nats of KL that each latent number carries, on average over x, along the posterior means."""
         cond = {} if cond is None else cond
-        _, draws = self.down(self.features(x), cond, len(x), None)
+        _, draws = self.down(self.features(x, cond), cond, len(x), None)
         return torch.cat([normal_kl_each(m, s).mean(0) for m, s in zip(draws.mean, draws.log_std, strict=True)])
 
 

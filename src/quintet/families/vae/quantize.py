@@ -120,7 +120,7 @@ class FiniteScalars(Bottleneck):
         self.register_buffer("radix", torch.tensor([prod(levels[:i]) for i in range(len(levels))]), persistent=False)
 
     def squeeze(self, h: Tensor, rng: Rng | None) -> Squeezed:
-        """Source: Mentzer et al. 2024, appendix A.1, with z scaled to [-1, 1], and room outside the outer levels instead of
+        """Source: Mentzer et al. 2024, appendix A.1, with z scaled to [-1, 1], and room outside the outer levels, not
         inside, without which two levels would not work.
         """
         h = full(h)
