@@ -22,13 +22,13 @@ from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.families.autoregressive.model import AutoregressiveConfig
 from quintet.families.autoregressive.outputs import Categorical
-from quintet.nets.lstm import LSTMConfig
+from quintet.nets.lstm import LstmConfig
 from quintet.nets.transformer import TransformerConfig
 
 VOCABULARY, CONTEXT, PROMPT, NEW, BATCH = 65, 256, 16, 256, 8
 
 OWN_GPT = TransformerConfig(width=384, depth=6, heads=6, hidden=1536, reach=0, nominal=True, dropout=0.0)
-OWN_LSTM = LSTMConfig(width=512, depth=2, reach=0, nominal=True, dropout=0.0)
+OWN_LSTM = LstmConfig(width=512, depth=2, reach=0, nominal=True, dropout=0.0)
 
 
 # The peers

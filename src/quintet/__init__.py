@@ -17,7 +17,10 @@ from quintet._version import __version__
 if TYPE_CHECKING:
     from quintet.api import advise, check, compare, demo, load, open_dataset, recipes, sample, train
 
-__all__ = ["__version__", "advise", "check", "compare", "demo", "load", "open_dataset", "recipes", "sample", "train"]
+__all__ = [
+    "__version__", "advise", "check", "compare", "demo", "load", "open_dataset", "recipes", "sample", "train",
+    "write_config",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

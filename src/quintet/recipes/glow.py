@@ -1,6 +1,6 @@
 """glow: the classic image flow, invertible convolutions and couplings of channels on a pyramid of sizes.
 
-    quintet train glow shared/data/fashion_mnist --budget 3m
+    quintet train glow fashion_mnist --budget 3m
 
 Pixels first go through their own histograms, as in `tarflow`: a black background is then no spike that every coupling
 has to keep apart from the rest. Measured figures: docs/families/flow.md.

@@ -1,7 +1,7 @@
 """gpt: a causal network over pixel levels, quantised columns or tokens, value by value, with exact likelihood.
 
     quintet train gpt digits --budget 60s
-    quintet train gpt ../shared/data/fashion_mnist --budget 3m
+    quintet train gpt fashion_mnist --budget 3m
 
 Up to 128 pixels, and for columns and tokens, it is a Transformer: each value sees all earlier ones by attention and its
 nearest earlier neighbours as plain numbers. Digits over-fit in a minute, so levels are numbers only (no embedding of

@@ -1,6 +1,6 @@
 """ladder-vae: a variational autoencoder whose latents come in groups, from the whole image down to its details.
 
-    quintet train ladder-vae ../shared/data/fashion_mnist --budget 3m
+    quintet train ladder-vae fashion_mnist --budget 3m
 
 A vector says what an example is; groups on ever finer grids say where its edges and textures lie, so that the decoder
 has little left to average over and need not blur. Real columns get two vectors. Measured figures: docs/families/vae.md.
@@ -44,7 +44,7 @@ def patch(spec: DataSpec) -> int:
 
 def _image(spec: DataSpec) -> Stage:
     side = patch(spec)
-    likelihood = ColourLogisticConfig(mixtures=2) if spec.shape[0] > 1 else DiscretisedLogisticConfig(mixtures=2)
+    likelihood = ColourLogisticConfig(mixtures=3) if spec.shape[0] > 1 else DiscretisedLogisticConfig(mixtures=3)
     return Stage(
         name="model",
         codec=LevelCodecConfig(flat=False),
@@ -54,16 +54,17 @@ def _image(spec: DataSpec) -> Stage:
                 latents=(2, 4) if side < 4 else (4, 8),
                 channels=(32, 64) if side < 4 else (64, 96),
                 blocks=(1, 2),
-                smallest=8,
+                rungs=(1, 2, 1),
+                smallest=4,
                 patch=side,
             ),
             likelihood=likelihood,
-            beta=(1.5,),
+            beta=(0.7,),
             free_bits=0.5,
             kl_warmup=0.3,
             sampling=VaeSampling(noise=1.0 if side == 1 else 0.0),
         ),
-        train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=4e-3)}),
+        train=TrainConfig(batch=64, optimizers={"model": OptimizerConfig(lr=3e-3)}),
     )
 
 

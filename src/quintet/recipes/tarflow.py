@@ -1,6 +1,6 @@
 """tarflow: blocks of a causal Transformer over patches, each an invertible autoregressive map, for images of any size.
 
-    quintet train tarflow shared/data/fashion_mnist --budget 3m
+    quintet train tarflow fashion_mnist --budget 3m
 
 Pixels are dequantised uniformly, so that bits per dimension are those of the levels, and first go through their own
 histograms: half of a greyscale image is one black level, which is then half of the space instead of a spike that an

@@ -30,7 +30,7 @@ from quintet.train import shards
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic that drives singular values to about 1 in five steps
 
 
-def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(module: nn.Module) -> list[Tensor]:
     """Weights of linear layers that are not marked as edges (input, output, modulation, embedding)."""
     return [
         layer.weight
@@ -119,7 +119,8 @@ class Optimizer:
             {"params": [rows for p, rows in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [rows for p, rows in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.muon = Muon(*zip(*matrices, strict=True), config.momentum, config.weight_decay) if matrices else None
+        hidden = [p for p, _ in matrices], [rows for _, rows in matrices]
+        self.muon = Muon(*hidden, config.momentum, config.weight_decay) if matrices else None
         self.adam = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=1e-8, fused=True
         )
@@ -185,8 +186,8 @@ class Optimizer:
                 yield f"adam.{name}.{key}", shards.whole(value, p) if value.shape == rows.shape else value
         if self.muon is not None:
             names = {id(p): name for name, p in self.named.items()}
-            for p, buffer in zip(self.muon.params, self.muon.buffers, strict=True):
-                yield f"muon.{names[id(p)]}", shards.whole(buffer, p)
+            for matrix, buffer in zip(self.muon.params, self.muon.buffers, strict=True):
+                yield f"muon.{names[id(matrix)]}", shards.whole(buffer, matrix)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""

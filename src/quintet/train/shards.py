@@ -66,7 +66,7 @@ def local(tensor: Tensor) -> Tensor:
     if not sharded(tensor):
         return tensor
     with torch.no_grad():
-        rows: Tensor = tensor.to_local()  # type: ignore[operator]
+        rows: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     return rows
 
 
