@@ -129,7 +129,7 @@ class Case:
         spread = [p for p in model.parameters() if shards.sharded(p)]
         found["sharded"] = sum(p.numel() for p in spread) / sum(p.numel() for p in model.parameters())
         found["held"] = sum(rows.numel() for o in state.optimizers.values() for rows in o.rows)
-        ends = {**shards.whole_state(model), **{f"average {k}": v for k, v in state.ema.tensors(0)}}
+        ends = {**dict(shards.whole_state(model)), **{f"average {k}": v for k, v in state.ema.tensors(0)}}
         found["ends"] = {name: float(value.double().norm()) for name, value in ends.items()}
         return found
 
@@ -213,7 +213,7 @@ class Relay:
         alone = mode == "alone"
         found = on_disk if alone or self.processes.first else None
         _restore(found, model, {}, state, ALONE if alone else self.processes)
-        held = {f"model/{k}": v for k, v in shards.whole_state(model).items()}
+        held = {f"model/{k}": v for k, v in shards.whole_state(model)}
         held |= {f"optim/{name}/{k}": v for name, o in state.optimizers.items() for k, v in o.tensors()}
         held |= {f"ema-{i}/{k}": v for i in range(len(state.ema.widths)) for k, v in state.ema.tensors(i)}
         stored = {f"{f}/{k}": v for f in ("model", "optim", "ema-0") for k, v in on_disk.tensors(f).items()}

@@ -20,6 +20,7 @@ from quintet.metrics.evaluate import Modes, Part, Reference
 from quintet.metrics.judges import Judge, make_judge
 
 JUDGE_SEED = 0
+SAMPLES = 1000
 NEAREST_SHOWN = 8
 REAL_SHOWN = 1024
 
@@ -99,6 +100,32 @@ def write_reference(
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
     write_atomically(place / "reference.json", json.dumps(known, indent=1, default=str).encode())
+
+
+def level_reference(folder: Path, dataset: Dataset, samples: int) -> None:
+    """Measure CAS of the floor and of the baselines again with as many examples as the models were judged on.
+
+    A classifier learns more from more examples, so that CAS may be compared only at one number of them.
+    """
+    path = folder / "reference" / "reference.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    if known["spaces"]["cas_size"] <= samples:
+        return
+    reference = make_reference(folder, dataset)
+    known["floor"]["cas"] = reference.real_cas(samples).model_dump()
+    for row in known["baselines"]:
+        place = folder / row["run"] / "samples.npz"
+        if place.exists():
+            with np.load(place) as stored:
+                labels = stored["label"] if "label" in stored.files else None
+                row["metrics"]["cas"] = reference.cas(stored["x"], labels, samples).model_dump()
+    known["spaces"]["cas_size"] = samples
+    write_atomically(path, json.dumps(known, indent=1, default=str).encode())
+
+
+def samples_for(dataset: Dataset) -> int:
+    """How many samples a model is judged on: 1,000, and 2,000 where as many labelled training items make a fair CAS."""
+    return 2 * SAMPLES if dataset.train.labels and len(dataset.train) >= 2 * SAMPLES else SAMPLES
 
 
 def nearest_pairs(reference: Reference, samples: NDArray[Any], shown: int = NEAREST_SHOWN) -> dict[str, NDArray[Any]]:

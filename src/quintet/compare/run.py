@@ -24,7 +24,14 @@ from quintet.compare.advice import advise
 from quintet.compare.cell import CellJob, evaluate_cell, remeasure, train_cell
 from quintet.compare.claims import claims
 from quintet.compare.forecast import Forecast, evaluation_limit_s, forecast, solve
-from quintet.compare.reference import describe, make_reference, write_reference
+from quintet.compare.reference import (
+    SAMPLES,
+    describe,
+    level_reference,
+    make_reference,
+    samples_for,
+    write_reference,
+)
 from quintet.compare.summary import summarize
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
@@ -43,7 +50,6 @@ from quintet.train.run import warm_up
 
 COMPARE = "compare.json"
 WITHIN = Budget("seconds", 20 * 60.0)  # when neither a budget nor a time is given
-SAMPLES = 1000
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -203,6 +209,8 @@ class Comparison:
             if n > least:
                 listen({"kind": "phase", "phase": "level"})
                 start(lambda report, job=job: remeasure(job, make_reference(self.folder, self.dataset), least), listen)
+        if done:
+            start(lambda report: level_reference(self.folder, self.dataset, least), listen)
 
     def _failed(self, job: CellJob, out: executor.Outcome) -> None:
         """A failed cell is a row with its reason; the same command tries it again only in a fresh folder."""
@@ -262,7 +270,7 @@ def plan(
     seeds: int | None,
     device: str,
     threads: int | None = None,
-    samples: int = SAMPLES,
+    samples: int | None = None,
     overrides: tuple[tuple[str, str], ...] = (),
 ) -> Comparison:
     """Settle what a comparison does.
@@ -295,7 +303,7 @@ def plan(
         settled.budget,
         device,
         threads or default_threads(),
-        samples,
+        samples or samples_for(dataset),
         overrides,
     )
 

@@ -261,23 +261,24 @@ class Reference:
             runs = [{**run, **{f"{name}_reconstruction": run[name] for name in RECONSTRUCTED}} for run in runs]
         share = self.size / len(self.shown.x)
         result = {name: _over([run[name] for run in runs], share) for name in runs[0]}
-        rows = Rng(self.seed, "floor", "cas").permutation(len(self.train.x))
-        labels = self.train.labels
-        result["cas"] = _renamed(
-            cas(
-                self.train.x[rows],
-                None if labels is None else labels[rows],
-                self.test.x,
-                self.test.labels,
-                n=self.cas_size,
-            ),
-            "real training items",
-        )
+        result["cas"] = self.real_cas(self.cas_size)
         if self.spare is None:
             missing = unavailable("not available: no real items outside train and test")
             return result | dict.fromkeys(("memorisation", "memorisation_judge", "copies"), missing)
         memory = self._memory(self._views(self.spare), Rng(self.seed, "floor", "memory"))
         return result | {name: _renamed(found, "real items outside train and test") for name, found in memory.items()}
+
+    def real_cas(self, n: int) -> Estimate:
+        """CAS of n real training items: what n samples can hardly surpass."""
+        rows = Rng(self.seed, "floor", "cas").permutation(len(self.train.x))[:n]
+        labels = None if self.train.labels is None else self.train.labels[rows]
+        found = cas(self.train.x[rows], labels, self.test.x, self.test.labels, n=n)
+        return _renamed(found, "real training items")
+
+    def cas(self, samples: NDArray[np.generic], labels: Labels, n: int) -> Estimate:
+        """CAS of the first n samples in this reference's order, as `evaluate` measures it."""
+        fake = _ordered(Part(samples, labels), Rng(self.seed, "evaluate", "order"))
+        return cas(fake.x, fake.labels, self.test.x, self.test.labels, n=n)
 
     def to_json(self) -> dict[str, object]:
         """What a protocol should say of the reference."""

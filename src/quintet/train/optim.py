@@ -65,9 +65,7 @@ class Muon:
         rows: what is updated of each, with its gradient: of a whole matrix, itself.
     """
 
-    def __init__(
-        self, params: Sequence[Tensor], rows: Sequence[Tensor], momentum: float, weight_decay: float
-    ) -> None:
+    def __init__(self, params: Sequence[Tensor], rows: Sequence[Tensor], momentum: float, weight_decay: float) -> None:
         self.params, self.rows, self.momentum, self.weight_decay = list(params), list(rows), momentum, weight_decay
         self.buffers = [torch.zeros_like(p) for p in self.rows]
         self._shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)

@@ -180,8 +180,8 @@ def fit(
     clock, parts = Clock(), parts or {}
     if plan is None:
         clock.start()
-    else:
-        torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
+    elif plan.threads < torch.get_num_threads():
+        torch.set_num_threads(plan.threads)
     if examples is not None:
         model.prepare(examples)
     if processes.count > 1:  # processors may differ in the last bit of what was just computed
@@ -214,8 +214,9 @@ def fit(
         model, batches, config, budget, seed, place, watcher, parts, state, clock, ledger, reserve_s, skips,
         processes, here, whole,
     )  # fmt: skip
-    with _compiled(model, plan.compile and not sharding) as compiled:
-        if plan.compile and not compiled:
+    wanted = plan.compile and not sharding
+    with _compiled(model, wanted) as compiled:
+        if wanted and not compiled:
             watcher.log(_event(state.step, "no_compiler"))
         run.go(checkpoint_s, checkpoint_steps)
     ledger.wall_s += clock.wall
@@ -578,7 +579,9 @@ class _Run:
         if self.whole is self.model:
             return state
         self.whole.to(next(self.model.parameters()).device)
-        self.whole.load_state_dict(shards.whole_state(self.model))
+        held = self.whole.state_dict()
+        for name, value in shards.whole_state(self.model):
+            held[name].copy_(value)
         ema = Ema(averaged_parameters(self.whole), widths)
         for i in range(len(widths)):
             ema.load(i, dict(state.ema.tensors(i)))
@@ -677,7 +680,7 @@ class _Run:
         state, processes = self.state, self.processes
         with self.clock.paused() as length:
             frozen = frozen_parameters(self.whole)
-            weights = self._kept((k, v) for k, v in shards.whole_state(self.model).items() if k not in frozen)
+            weights = self._kept((k, v) for k, v in shards.whole_state(self.model) if k not in frozen)
             weights |= {f"{name}:{k}": v for name, part in self.parts.items() for k, v in part.state_dict().items()}
             optim = self._kept((f"{name}/{k}", v) for name, o in state.optimizers.items() for k, v in o.tensors())
             averages = {f"ema-{i}": self._kept(state.ema.tensors(i)) for i in range(len(state.ema.widths))}

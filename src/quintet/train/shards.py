@@ -11,7 +11,7 @@ arXiv:1910.02054, as `torch.distributed.fsdp.fully_shard`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from quintet.core.processes import Processes
 
 
 def shard(model: Model[Any], processes: Processes) -> float:
-    """Spread the model's networks over all processes; what it does not name as a network stays whole on each.
+    """Spread the model's networks over all processes; parameters outside of them stay whole on each.
 
     A network is one unit: while it computes its weights are whole. They stay so until `reshard`, since losses that
     differentiate twice need them again.
@@ -34,7 +34,7 @@ def shard(model: Model[Any], processes: Processes) -> float:
 
     warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # about changing an output in place, which no loss does
     mesh = init_device_mesh(next(model.parameters()).device.type, (processes.count,))
-    for network in model.networks():
+    for network in _networks(model):
         for p in network.parameters():
             p.data = p.data.contiguous()  # rows of a tensor that lies otherwise (channels last) are not in one piece
         scalars = {p for p in network.parameters() if p.ndim == 0}  # they have no rows
@@ -44,6 +44,16 @@ def shard(model: Model[Any], processes: Processes) -> float:
         unit.reshard()
     sizes = [(p.numel(), sharded(p)) for p in model.parameters()]
     return sum(size for size, spread in sizes if spread) / sum(size for size, _ in sizes)
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The trained submodules that are called; of those that are not (a pair of networks), their submodules that are."""
+    for child in module.children():
+        if any(p.requires_grad for p in child.parameters()):
+            if type(child).forward is nn.Module.forward:
+                yield from _networks(child)
+            else:
+                yield child
 
 
 def units(model: nn.Module) -> list[Any]:
@@ -93,9 +103,10 @@ def rows_of(full: Tensor, like: Tensor) -> Tensor:
     return full[min(rank * most, len(full)) : (rank + 1) * most]
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state with whole tensors. All processes must call it."""
-    return {name: whole(local(value), value) for name, value in module.state_dict().items()}
+def whole_state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole tensor of the module's state, one gathered after the other. All processes must take all."""
+    for name, value in module.state_dict().items():
+        yield name, whole(local(value), value)
 
 
 @torch.no_grad()
