@@ -233,7 +233,8 @@ def main() -> None:
     peer = PeerNetwork(which="dit")
     races.race("train/dit-6x384-32x32x3-p2/b8", "img/s", {
         "diffusers": lambda: train_peer(
-            diffusers_dit(), lambda m, x, t: m(x, timestep=t, class_labels=t % 10, return_dict=False)[0], (3, 32, 32), 8),
+            diffusers_dit(), lambda m, x, t: m(x, timestep=t, class_labels=t % 10, return_dict=False)[0],
+            (3, 32, 32), 8),
         "quintet": lambda: train_ours(peer, (3, 32, 32), 8, classes=10),
         "quintet+bf16": lambda: train_ours(peer, (3, 32, 32), 8, classes=10, precision="bfloat16"),
         "quintet/own": lambda: train_ours(OWN_DIT, (3, 32, 32), 8, classes=10),

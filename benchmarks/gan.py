@@ -39,15 +39,18 @@ class _Nothing(types.ModuleType):
         return type(name, (), {})
 
 
-def torchgan() -> Any:
+def peer() -> Any:
+    """torchgan's losses and models."""
     for name in ("", ".utils", ".models", ".transforms", ".datasets"):
         sys.modules.setdefault(f"torchvision{name}", _Nothing(f"torchvision{name}"))
+    import torchgan.losses as losses
+    import torchgan.models as models
 
-    return sys.modules["torchgan"]
+    return types.SimpleNamespace(losses=losses, models=models)
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
-    models = torchgan().models
+    models = peer().models
     return (
         models.DCGANGenerator(encoding_dims=LATENT, out_size=32, out_channels=3, step_channels=32).to(DEVICE),
         models.DCGANDiscriminator(in_size=32, in_channels=3, step_channels=32).to(DEVICE),
@@ -55,7 +58,7 @@ def networks() -> tuple[nn.Module, nn.Module]:
 
 
 def train_peer() -> Contender:
-    losses = torchgan().losses
+    losses = peer().losses
     g, d = networks()
     g_opt = torch.optim.Adam(g.parameters(), lr=2e-4, betas=(0.5, 0.999))
     d_opt = torch.optim.Adam(d.parameters(), lr=2e-4, betas=(0.5, 0.999))
@@ -104,11 +107,11 @@ def main() -> None:
     global DEVICE
     races = Races(__doc__.splitlines()[0])
     DEVICE = races.options.device
-    peer = (PeerNetwork(which=0), PeerNetwork(which=1))
+    theirs = (PeerNetwork(which=0), PeerNetwork(which=1))
     own = StridedConfig(channels=(32, 64, 128))
     races.race("train/dcgan-32x32x3/b64", "img/s", {
-        "torchgan": train_peer, "quintet": lambda: train_ours(*peer),
-        "quintet+bf16": lambda: train_ours(*peer, precision="bfloat16"),
+        "torchgan": train_peer, "quintet": lambda: train_ours(*theirs),
+        "quintet+bf16": lambda: train_ours(*theirs, precision="bfloat16"),
         "quintet/own": lambda: train_ours(own, own),
         "quintet/own+bf16": lambda: train_ours(own, own, precision="bfloat16"),
     }, reference="torchgan")  # fmt: skip

@@ -3,8 +3,8 @@
     python benchmarks/vae.py --out benchmarks/results/DATE-speed.jsonl
 
 "quintet" has the same layers as the peer (512 hidden units, 16 latents; the peer's likelihood is Bernoulli, ours a
-Gaussian, an element-wise pass each). The epoch is what a user gets: pythae's trainer against the product's loop with its
-batches, checks, optimiser and two averages.
+Gaussian, an element-wise pass each). The epoch is what a user gets: pythae's trainer against the product's loop with
+its batches, checks, optimiser and two averages.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from quintet.cli.main import run
+from quintet.recipes.registry import RECIPES
 
-COMMANDS = ("demo", "compare", "train", "sample", "advise", "check", "recipes", "doctor")
+COMMANDS = ("demo", "compare", "train", "sample", "advise", "check", "config", "recipes", "doctor")
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -79,7 +80,7 @@ def test_version_recipes_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "recipes", "digits", "--json")
     rows = {row["recipe"]: row for row in json.loads(out)}
     assert code == 0
-    assert set(rows) == {"gan", "vae", "nsf", "flow-matching", "gpt"}
+    assert set(rows) == set(RECIPES)
     assert all(row["parameters"] > 0 for row in rows.values())
     code, out, _ = call(capsys, "doctor", "--json")
     assert (code, json.loads(out)["problems"]) == (0, [])

@@ -64,7 +64,8 @@ class Progress:
             self._note(say(f"phase.{event['phase']}", self.lang))
         elif kind == "event" and event["what"] not in ("end_fixed",):
             text = say(event["what"], self.lang, **_fields(event)) if "." in event["what"] else ""
-            self.console.print(f"{self.name}: {text or say('event.' + event['what'], self.lang, **_fields(event))}")
+            text = text or say("event." + event["what"], self.lang, **_fields(event))
+            self.console.print(f"{self.name}: {text}" if self.name else text)
         elif kind == "cell-done":
             self.done += 1
             if not event["ok"]:

@@ -210,7 +210,7 @@ class LadderDecoder(nn.Module):
         self.top = Top(context, width, (widths[0], *sizes[0]))
         deep = sum(max(rung, 1) * count for rung, count in zip(rungs, blocks, strict=True)) + blocks[-1]
         self.stages = nn.ModuleList()
-        for i, (c, latent, rung, count) in enumerate(zip(widths, latents, rungs, blocks, strict=True)):
+        for c, latent, rung, count in zip(widths, latents, rungs, blocks, strict=True):
             stage = nn.ModuleList()
             for place in range(max(rung, 1)):
                 stage.extend(block(c, context, deep) for _ in range(count))
@@ -286,7 +286,9 @@ class LadderConfig(LadderNetworkConfig):
         widths, rungs, latents, blocks = (
             _widths(each, len(sizes)) for each in (self.channels, self.rungs, self.latents, self.blocks)
         )
-        encoder = LadderEncoder(inputs[0] * patch**2, conditions, layer, block, widths, rungs, blocks, patch=patch, pool=image)
+        encoder = LadderEncoder(
+            inputs[0] * patch**2, conditions, layer, block, widths, rungs, blocks, patch=patch, pool=image
+        )
         decoder = LadderDecoder(
             outputs,
             conditions,
