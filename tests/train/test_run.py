@@ -93,8 +93,22 @@ def test_budgets_in_steps_examples_and_flops(tmp_path: Path) -> None:
     assert flops * 12.5 * 0.9 < ledger.flops <= flops * 12.5
 
 
-def test_a_budget_in_seconds_ends_in_time_with_a_decay(tmp_path: Path) -> None:
+class Ticking:
+    """A clock on which every look takes a millisecond, whatever else the machine does."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-3
+        return self.now
+
+    process_time = perf_counter
+
+
+def test_a_budget_in_seconds_ends_in_time_with_a_decay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
+    monkeypatch.setattr("quintet.train.run.time", Ticking())
     _, fitted, ledger = run(tmp_path, "1.5s", recorder)
     assert ledger.wall_s <= 1.5 * 1.1
     assert [plan.events[-1].reason for plan in recorder.plans][:2] == ["calibration", "decay"]
