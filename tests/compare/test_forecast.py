@@ -13,26 +13,26 @@ from quintet.core.errors import UsageError
 @pytest.mark.parametrize("recipes", [1, 5])
 def test_the_whole_fits_and_is_used(within: str, recipes: int) -> None:
     whole = Budget.parse(within)
-    found = solve(recipes, None, whole)
+    found = solve(recipes, None, whole, dims=64)
     assert found.seconds is not None
     assert found.seconds <= whole.amount
     assert found.seconds > 0.6 * whole.amount
-    more = forecast(recipes, found.seeds, Budget("seconds", found.budget.amount + 1.5))
+    more = forecast(recipes, found.seeds, Budget("seconds", found.budget.amount + 1.5), dims=64)
     assert more.seconds is not None
     assert more.seconds > whole.amount
 
 
 def test_seeds_are_kept_when_given_and_fewer_when_time_is_short() -> None:
-    assert solve(5, None, Budget.parse("30m")).seeds == 3
-    assert solve(5, None, Budget.parse("4m")).seeds == 1
-    assert solve(5, 6, Budget.parse("60m")).seeds == 6
+    assert solve(5, None, Budget.parse("30m"), dims=64).seeds == 3
+    assert solve(5, None, Budget.parse("4m"), dims=64).seeds == 1
+    assert solve(5, 6, Budget.parse("60m"), dims=64).seeds == 6
 
 
 def test_too_short_says_what_is_needed() -> None:
     with pytest.raises(UsageError, match=r"at least \d+s"):
-        solve(5, None, Budget.parse("30s"))
+        solve(5, None, Budget.parse("30s"), dims=64)
     with pytest.raises(UsageError):
-        solve(5, None, Budget.parse("100steps"))
+        solve(5, None, Budget.parse("100steps"), dims=64)
 
 
 def test_evaluation_limit() -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from quintet.core.budget import Budget
 from quintet.core.errors import UsageError
 
-REFERENCE_S = 25.0  # judge network, floors and baselines
+REFERENCE_S, LARGE_REFERENCE_S = 25.0, 120.0  # judge network, floors and baselines; of larger examples
+LARGE = 256  # values an example
 CELL_EXTRA_S = 3.0  # start, previews and checkpoints of a cell
 EVALUATION_LEAST_S = 20.0
 SHORTEST_CELL_S = 5.0
@@ -36,16 +37,21 @@ class Forecast:
     seconds: float | None
 
 
-def forecast(recipes: int, seeds: int, budget: Budget, finished: int = 0) -> Forecast:
-    """With a given cell budget."""
+def reference_s(dims: int) -> float:
+    """What the judge, the floor and the baselines take, about; dims: values an example."""
+    return LARGE_REFERENCE_S if dims > LARGE else REFERENCE_S
+
+
+def forecast(recipes: int, seeds: int, budget: Budget, finished: int = 0, *, dims: int) -> Forecast:
+    """With a given cell budget; dims: values an example."""
     cells = recipes * seeds - finished
     seconds = None
     if budget.unit == "seconds":
-        seconds = REFERENCE_S + cells * _cell_s(budget.amount)
+        seconds = reference_s(dims) + cells * _cell_s(budget.amount)
     return Forecast(cells, budget, seeds, seconds)
 
 
-def solve(recipes: int, seeds: int | None, within: Budget) -> Forecast:
+def solve(recipes: int, seeds: int | None, within: Budget, *, dims: int) -> Forecast:
     """The largest cell budget, in whole seconds, with which the whole command fits.
 
     Seeds are given, or 3 where that leaves 30 s a cell, else 2, else 1.
@@ -55,13 +61,13 @@ def solve(recipes: int, seeds: int | None, within: Budget) -> Forecast:
         raise UsageError("compare.within_unit", text=str(within))
     choices = (seeds,) if seeds is not None else (3, 2, 1)
     for count in choices:
-        each = (within.amount - REFERENCE_S) / (recipes * count) - CELL_EXTRA_S
+        each = (within.amount - reference_s(dims)) / (recipes * count) - CELL_EXTRA_S
         # training b plus evaluation max(20, b / 2) must fit into `each`
         budget = each - EVALUATION_LEAST_S if each < 3 * EVALUATION_LEAST_S else each / 1.5
         enough = 30.0 if count > 1 and seeds is None else SHORTEST_CELL_S
         if budget >= enough:
-            return forecast(recipes, count, Budget("seconds", float(math.floor(budget))))
-    shortest = REFERENCE_S + recipes * (seeds or 1) * _cell_s(SHORTEST_CELL_S)
+            return forecast(recipes, count, Budget("seconds", float(math.floor(budget))), dims=dims)
+    shortest = reference_s(dims) + recipes * (seeds or 1) * _cell_s(SHORTEST_CELL_S)
     raise UsageError("compare.within_short", text=str(within), shortest=f"{math.ceil(shortest)}s")
 
 

@@ -108,7 +108,9 @@ class Comparison:
         return [job for job in self.jobs() if not (job.folder / RESULT).exists()]
 
     def forecast(self) -> Forecast:
-        return forecast(len(self.recipes), self.seeds, self.budget, len(self.jobs()) - len(self.todo()))
+        return forecast(
+            len(self.recipes), self.seeds, self.budget, len(self.jobs()) - len(self.todo()), dims=self.dataset.spec.dims
+        )
 
     def run(self, listen: Listener, rewrite: Callable[[Path], None] = lambda folder: None) -> Compare:
         """Do what is not done yet.
@@ -287,13 +289,15 @@ def plan(
     fitting = [recipe for recipe in recipes if recipe.name not in unfit]
     if not fitting:
         raise UsageError("compare.nothing_fits", data=dataset.name)
-    held = _held_budget(folder, dataset) if budget is None else None
+    held, dims = _held_budget(folder, dataset) if budget is None else None, dataset.spec.dims
     if budget is None and held is not None:
-        settled = forecast(len(fitting), seeds or held[1], held[0])  # continuing: the same cells, never others
+        settled = forecast(
+            len(fitting), seeds or held[1], held[0], dims=dims
+        )  # continuing: the same cells, never others
     elif budget is not None:
-        settled = forecast(len(fitting), seeds or 3, budget)
+        settled = forecast(len(fitting), seeds or 3, budget, dims=dims)
     else:
-        settled = solve(len(fitting), seeds, within or WITHIN)
+        settled = solve(len(fitting), seeds, within or WITHIN, dims=dims)
     return Comparison(
         folder,
         dataset,
