@@ -62,6 +62,7 @@ class Races:
     def __init__(self, description: str) -> None:
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--only", default="", help="comma-separated parts of workload names")
+        parser.add_argument("--without", default="", help="comma-separated parts of names of contenders to leave out")
         parser.add_argument("--rounds", type=int, default=ROUNDS)
         parser.add_argument("--threads", type=int, default=2)
         parser.add_argument("--device", default="cpu")
@@ -88,7 +89,10 @@ class Races:
         if not self.wants(workload):
             return
         built: dict[str, Contender] = {}
+        left_out = [part for part in self.options.without.split(",") if part]
         for name, build in builders.items():
+            if any(part in name for part in left_out):
+                continue
             try:
                 contender = build()
                 contender.call()
