@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from quintet.core.config import STRICT
 from quintet.core.recipe import NetworkConfig
 from quintet.core.spec import Cond
-from quintet.nets.conv import SLOPE, Context, ConvBlock, from_patches, to_patches
+from quintet.nets.conv import SLOPE, Context, ConvBlock, _conv, from_patches, to_patches
 from quintet.nets.layers import edge
 
 Size = tuple[int, int]
@@ -104,14 +104,6 @@ def _stages(widths: Sequence[int], context: int, blocks: int) -> nn.ModuleList:
     return nn.ModuleList(
         nn.ModuleList(ConvBlock(width, context, blocks * len(widths)) for _ in range(blocks)) for width in widths
     )
-
-
-def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
