@@ -27,8 +27,8 @@ from quintet.nets.transformer import TransformerConfig
 
 VOCABULARY, CONTEXT, PROMPT, NEW, BATCH = 65, 256, 16, 256, 8
 
-OWN_GPT = TransformerConfig(width=384, depth=6, heads=6, hidden=1536, reach=0, nominal=True, dropout=0.0)
-OWN_LSTM = LstmConfig(width=512, depth=2, reach=0, nominal=True, dropout=0.0)
+OWN_GPT = TransformerConfig(width=384, depth=6, heads=6, hidden=1536, reach=1, waves=0, nominal=True, dropout=0.0)
+OWN_LSTM = LstmConfig(width=512, depth=2, reach=1, waves=0, nominal=True, dropout=0.0)
 
 
 # The peers

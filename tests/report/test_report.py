@@ -151,7 +151,7 @@ def test_catalogue_is_complete() -> None:
 
 def test_every_key_is_used() -> None:
     folder = Path(__file__).parents[2] / "src" / "quintet" / "report"
-    source = "".join(p.read_text(encoding="utf-8") for p in (*folder.glob("*.py"), *folder.glob("html/*.jinja")))
+    source = "".join(p.read_text(encoding="utf-8") for p in (*folder.rglob("*.py"), *folder.glob("html/*.jinja")))
     open_sections = {
         "entry",
         "need",

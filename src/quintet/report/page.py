@@ -18,20 +18,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from quintet.core.results import Advice, Compare, Estimate, RecipeResult, SeedResult
+from quintet.core.results import Advice, Compare, RecipeResult, SeedResult
 from quintet.report import charts, table
 from quintet.report.artefacts import Arrays, Log, arrays, inside, training_log
-from quintet.report.pictures import COLOURS, Range, Window, by_class, colour, grid, lattice_side, mesh, scatter
+from quintet.report.pictures import COLOURS, Window, by_class, colour, grid, scatter
+from quintet.report.sections import SECTIONS
+from quintet.report.view import Section, View
 from quintet.report.words import catalogue, known, pair, say
 
 _CLASSES = 12  # more columns than this and a grid is drawn in order instead
-_STRIP_FRAMES = 9
-_NEIGHBOURS = 10
 _UNITS = {
     "s": "seconds", "seconds": "seconds", "m": "minutes", "h": "hours",
     "steps": "steps", "examples": "examples", "flop": "flop",
@@ -164,37 +162,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """How one model generates: frames side by side with their captions."""
-
-    name: str
-    family: str
-    kind: str
-    frames: tuple[tuple[str, str], ...]  # (data address, caption)
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """Samples and their nearest training examples.
-
-    Attributes:
-        alarm: True, False, or None where it was not measured.
-        finding: the numbers behind it.
-        ratios: distance to training over distance to held-out, for each pair shown; for data other than images the
-            medians of both distances and their ratio.
-    """
-
-    name: Markup | str
-    family: str
-    alarm: bool | None
-    finding: Markup | str
-    samples: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
-    ratios: tuple[str, ...] = ()
-    bootstrap: bool = False
-
-
-@dataclass(frozen=True)
 class Training:
     """The training curves of one recipe."""
 
@@ -205,20 +172,26 @@ class Training:
     events: tuple[Markup, ...]
 
 
-class _Page:
-    """What the template asks for, one method or attribute a section."""
+class _Page(View):
+    """What the template asks for of the sections that it holds itself."""
 
     def __init__(self, compare: Compare, folder: Path) -> None:
-        self.compare, self.folder = compare, folder
-        self.forms = table.forms(compare)
-        self.shape: tuple[int, ...] = tuple(int(k) for k in compare.data.get("shape", ()))
-        self.is_image = len(self.shape) == 3
-        self.real = arrays(folder, "real.npz", "x")
-        levels = compare.data.get("levels")
-        shown = [] if self.real is None else [self.real["x"]]
-        self.range = Range.of(int(levels) if levels else None, *shown)
-        self.window = None if self.is_image or self.real is None else Window.of(self.real["x"])
-        self.classes = self._classes()
+        super().__init__(compare, folder)
+        self._sections = [(place, found) for place, build in SECTIONS if (found := build(self)) is not None]
+
+    def sections(self, place: str) -> list[Section]:
+        """The sections that stand behind `place`."""
+        return [section for at, section in self._sections if at == place]
+
+    @property
+    def navigation(self) -> list[str]:
+        """Elements that the head links to, in the page's order."""
+        more = {
+            place: [s.name for s in self.sections(place) if self.has_text(f"nav.{s.name}")]
+            for place in ("table", "charts", "claims")
+        }
+        tail = ["claims", *more["claims"], "advice", "protocol"]
+        return ["pictures", "table", *more["table"], "charts", *more["charts"], *tail]
 
     # -- 1. headline
 
@@ -229,14 +202,6 @@ class _Page:
     @property
     def failed(self) -> list[RecipeResult]:
         return [r for r in self.compare.recipes if r.status in ("failed", "diverged") and not table.done(r)]
-
-    def state(self, recipe: RecipeResult) -> str:
-        """ "" for a recipe with a finished seed, else why there is none."""
-        if table.done(recipe):
-            return ""
-        if not recipe.seeds and not recipe.reason and recipe.status in ("done", "skipped"):
-            return "waiting"
-        return recipe.status if recipe.status != "done" else "failed"
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -299,16 +264,15 @@ class _Page:
     @staticmethod
     def verdict(text: str) -> Markup:
         """A verdict in both languages."""
-        short = {"too close to call": "close", "no evidence": "none", "not tested here": "untested"}
+        short = {
+            "too close to call": "close",
+            "no evidence": "none",
+            "not tested here": "untested",
+            "not decided": "undecided",
+        }
         return say(f"verdict.{short.get(text, text)}")
 
     # -- 2. pictures
-
-    def _classes(self) -> tuple[str, ...]:
-        """The names of the first condition's classes."""
-        names = self.compare.data.get("label_names") or {}
-        first = next(iter(names.values()), ()) if isinstance(names, Mapping) else names
-        return tuple(str(name) for name in first)
 
     @property
     def pictures_lead(self) -> Markup:
@@ -366,7 +330,7 @@ class _Page:
             return Panel(recipe.name, recipe.family, known("status", state), absent=say("pictures.none", reason=reason))
         for seed in table.done(recipe):
             samples = arrays(inside(self.folder, seed.run), "samples.npz", "x")
-            if samples is not None and self._fits(samples["x"]):
+            if samples is not None and self.fits(samples["x"]):
                 image, heads = self._picture(samples, colour(recipe.family))
                 return Panel(recipe.name, recipe.family, say("pictures.seed", seed=seed.seed), image, heads=heads)
         absent = say("pictures.none", reason=say("pictures.missing"))
@@ -377,18 +341,10 @@ class _Page:
         found = []
         for b in self.compare.baselines:
             samples = arrays(inside(self.folder, b.run), "samples.npz", "x")
-            if samples is not None and self._fits(samples["x"]):
+            if samples is not None and self.fits(samples["x"]):
                 image, heads = self._picture(samples, COLOURS["real"])
                 found.append(Panel(b.name, "baseline", say(f"baseline.{b.name}_note"), image, heads=heads))
         return found
-
-    def _fits(self, x: NDArray[Any]) -> bool:
-        return x.shape[1:] == self.shape
-
-    @staticmethod
-    def reason(recipe: RecipeResult) -> str:
-        """Why a recipe has no result: its own reason, else the first seed's."""
-        return recipe.reason or next((s.reason for s in recipe.seeds if s.reason), "")
 
     # -- 3. table
 
@@ -428,9 +384,7 @@ class _Page:
     def rows(self, columns: Sequence[table.Column]) -> list[Row]:
         """Floor, baselines, recipes."""
         keys = {c.key for c in columns}
-        marked = {
-            c.key: table.best(self.compare.recipes, c.key, c.better, self.compare.floor.get(c.key)) for c in columns
-        }
+        marked = {c.key: table.best(self.compare, c.key, c.better) for c in columns}
         found = []
         if keys & set(self.compare.floor):
             cells = tuple(table.metric_cell(c, self.compare.floor.get(c.key)) for c in columns)
@@ -511,102 +465,6 @@ class _Page:
             chart = charts.training_curves(f"training{i}", recipe.family, logs)
             found.append(Training(recipe.name, recipe.family, chart, players, events[:6]))
         return found
-
-    # -- 5. generation
-
-    @property
-    def strips(self) -> list[Strip]:
-        found = []
-        for recipe in self.compare.recipes:
-            for seed in table.done(recipe):
-                trace = arrays(inside(self.folder, seed.run), "trace.npz", "frames", "at", "kind")
-                if trace is not None and trace["frames"].shape[2:] == self.shape:
-                    found.append(self._strip(recipe, trace))
-                    break
-        return found
-
-    def _strip(self, recipe: RecipeResult, trace: Arrays) -> Strip:
-        frames, at = trace["frames"], [str(text) for text in np.atleast_1d(trace["at"])]
-        chosen = np.unique(np.round(np.linspace(0, len(frames) - 1, min(len(frames), _STRIP_FRAMES))).astype(int))
-        side = None if self.is_image else lattice_side(frames)
-        pictures = []
-        for k in chosen:
-            if self.is_image:
-                image = grid(self.range.pixels(frames[k][:2]), 1, width=200, gap=8)
-            else:
-                window = self.window or Window.of(frames[-1])
-                image = (
-                    scatter(frames[k], window, colour(recipe.family), size=240)
-                    if side is None
-                    else mesh(frames[k], side, window, colour(recipe.family), size=240)
-                )
-            pictures.append((image, at[k] if k < len(at) else ""))
-        return Strip(recipe.name, recipe.family, str(trace["kind"]), tuple(pictures))
-
-    # -- 6. copies
-
-    @property
-    def neighbours(self) -> list[Neighbours]:
-        """Each recipe, then the bootstrap: what an alarm looks like."""
-        found = []
-        for recipe in self.compare.recipes:
-            if self.state(recipe) or not table.done(recipe):
-                continue
-            metrics = {key: e for key in ("memorisation", "copies") if (e := table.estimate(recipe, key)) is not None}
-            found_by = [s.metrics["copies"] for s in table.done(recipe) if "copies" in s.metrics]
-            place = next(
-                (p for s in table.done(recipe) if (p := inside(self.folder, s.run)) and (p / "nearest.npz").exists()),
-                None,
-            )
-            found.append(self._neighbours(recipe.name, recipe.family, metrics, found_by, place))
-        b = table.baseline(self.compare, "bootstrap")
-        if b is not None:
-            place = inside(self.folder, b.run)
-            name = say("baseline.bootstrap")
-            found_by = [b.metrics["copies"]] if "copies" in b.metrics else []
-            found.append(self._neighbours(name, "baseline", b.metrics, found_by, place, bootstrap=True))
-        return found
-
-    def _neighbours(
-        self,
-        name: Markup | str,
-        family: str,
-        metrics: Mapping[str, Estimate],
-        found_by: Sequence[Estimate],
-        place: Path | None,
-        *,
-        bootstrap: bool = False,
-    ) -> Neighbours:
-        tested = [e.protocol for e in found_by if e.value is not None]  # the metric's protocol starts with its finding
-        alarm = any(text.startswith("alarm") for text in tested) if tested else None
-        share, index = (metrics.get(key, Estimate(value=None)).value for key in ("copies", "memorisation"))
-        finding: Markup | str = ""
-        if index is not None:
-            index_text = self.forms["memorisation"].text(index)
-            finding = say("copies.index", index=index_text)
-            if share is not None:
-                finding = say("copies.finding", share=f"{100 * share:.1f}%", index=index_text)
-        pairs = arrays(place, "nearest.npz", "sample", "train", "distance")
-        if pairs is None or not self._fits(pairs["sample"]):
-            return Neighbours(name, family, alarm, finding, bootstrap=bootstrap)
-        distance = np.asarray(pairs["distance"], np.float64)
-        held = np.asarray(pairs["held_out"], np.float64) if "held_out" in pairs else None
-        if not self.is_image:
-            near = float(np.median(distance))
-            far = float("nan") if held is None else float(np.median(held))
-            medians = tuple(
-                table.significant(v) if np.isfinite(v) else "–" for v in (near, far, near / far if far else np.nan)
-            )
-            return Neighbours(name, family, alarm, finding, ratios=medians, bootstrap=bootstrap)
-        shown = range(min(_NEIGHBOURS, len(distance)))
-        samples, train = (self.range.pixels(pairs[key][: len(shown)]) for key in ("sample", "train"))
-        ratios = tuple(f"{distance[i] / held[i]:.2f}" if held is not None and held[i] > 0 else "–" for i in shown)
-        return Neighbours(
-            name, family, alarm, finding,
-            tuple(grid(samples[i : i + 1], 1, width=88) for i in shown),
-            tuple(grid(train[i : i + 1], 1, width=88) for i in shown),
-            ratios, bootstrap=bootstrap,
-        )  # fmt: skip
 
     # -- 8. advice
 

@@ -1,7 +1,7 @@
 """Words: the report's sentences in both languages, as markup that carries the pair and lets the page choose.
 
-The catalogue is texts.toml. It is not the command line's catalogue (core/messages): that one speaks one language at a
-time.
+The catalogue is the files of `texts`, one an area. It is not the command line's catalogue (core/messages): that one
+speaks one language at a time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,17 @@ _PAIR = re.compile(r'<span data-lang="(en|zh)"[^>]*>(.*?)</span>', re.S)
 
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
-    """ "section.key" -> {"en": ..., "zh": ...}."""
-    text = resources.files(__package__).joinpath("texts.toml").read_text(encoding="utf-8")
-    return {
-        f"{section}.{key}": pair for section, entries in tomllib.loads(text).items() for key, pair in entries.items()
-    }
+    """ "section.key" -> {"en": ..., "zh": ...}; a key that two files hold is an error of ours."""
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(resources.files(__package__).joinpath("texts").iterdir(), key=lambda file: file.name):
+        if not file.name.endswith(".toml"):
+            continue
+        for section, entries in tomllib.loads(file.read_text(encoding="utf-8")).items():
+            for key, texts in entries.items():
+                name = f"{section}.{key}"
+                assert name not in found, f"{name} stands in two files"
+                found[name] = texts
+    return found
 
 
 def pair(en: str, zh: str) -> Markup:
