@@ -1,4 +1,4 @@
-"""The causal convolutional network: causality, cache, windows against a loop, all values of a pixel."""
+"""The causal network over pixels: causality, cache, windows against a loop, all values of a pixel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import nn
 from quintet.core.rng import Rng, layer_noise
 from quintet.nets.local import CausalConv, LocalConfig, LocalNetwork
 
-CONFIG = LocalConfig(width=12, depth=2, hidden=10, head=9, window=(2, 3), first=(3, 5), waves=2, dropout=0.3)
+CONFIG = LocalConfig(
+    width=12, depth=2, hidden=10, head=9, window=(2, 3), first=(3, 5), heads=2, every=2, waves=2, dropout=0.3
+)
 GRIDS = [(4, 5, 1), (3, 4, 3), (5, 1, 2), (1, 6, 1)]
 
 

@@ -1,14 +1,17 @@
-"""A causal network over the pixels of an image by local two-dimensional context: convolutions, linear in the pixels.
+"""A causal Transformer over the pixels of an image by local two-dimensional context and attention along the axes.
 
-What it is: pre-norm residual blocks as in `transformer`, whose feed-forward layers begin with a causal convolution, a
-small window of earlier pixels, in place of attention to all of them. An image of N pixels costs N windows instead of
-N^2 pairs, and the products are large ones. All values of one pixel (red, green, blue) share one pass: a head adds the
-values of that pixel that came before. The cached form keeps a few rows of every layer.
+What it is: pre-norm residual blocks as in `transformer`, with two changes that a large image asks for. Feed-forward
+layers begin with a causal convolution, a small window of earlier pixels, and attention, in some of the blocks, goes
+along the pixel's column and row (see `axial`) instead of to all earlier pixels: an image of N pixels costs N windows
+and N^(3/2) pairs instead of N^2, and the products are large ones. All values of one pixel (red, green, blue) share one
+pass: a head adds the values of that pixel that came before. The cached form keeps a few rows of every layer, and keys
+and values.
 What it is not: a likelihood. It returns numbers; what they mean is the output distribution's business.
 
-Departures from van den Oord et al. 2016, arXiv:1601.06759: one stack of convolutions whose windows are wider than high,
-so that only a thin wedge to the upper right stays unseen, in place of two; channels of a pixel by a head instead of
-masks inside the layers; blocks of `transformer` (normalised input, squared ReLU, output from zero) instead of gates.
+Source of the windows: van den Oord et al. 2016, arXiv:1601.06759. Departures: one stack of convolutions whose windows
+are wider than high, so that only a thin wedge to the upper right stays unseen, in place of two; channels of a pixel by
+a head instead of masks inside the layers; blocks of `transformer` (normalised input, squared ReLU, output from zero)
+instead of gates; attention between them.
 
 Shapes: B examples, grid R x C x V: rows, columns, values a pixel; W width.
 """
@@ -28,6 +31,7 @@ from torch import Tensor, nn
 from quintet.core.config import STRICT
 from quintet.core.recipe import TokenNetworkConfig
 from quintet.core.spec import Cond
+from quintet.nets.axial import AxialAttention, Sight
 from quintet.nets.entry import level_features
 from quintet.nets.layers import ConditionEmbedding, edge, zero
 
@@ -64,20 +68,29 @@ class CausalConv(nn.Linear):
 
 
 class Block(nn.Module):
-    """h + feed-forward(norm(h)), its first layer a causal convolution, its last one starting at zero."""
+    """h + attention(norm(h)) where there are heads, then h + feed-forward(norm(h)); both start at zero.
 
-    def __init__(self, width: int, hidden: int, rows: int, columns: int, dropout: float) -> None:
+    The feed-forward's first layer is a causal convolution.
+    """
+
+    def __init__(self, width: int, hidden: int, rows: int, columns: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
+        self.attention = AxialAttention(width, heads) if heads else None
         self.up = CausalConv(width, hidden, rows, columns, itself=True)
         self.down = zero(nn.Linear(hidden, width, bias=False))
 
     def forward(self, h: Tensor) -> Tensor:
+        if self.attention is not None:
+            h = h + self.drop(self.attention(F.layer_norm(h, h.shape[-1:])))
         return self.join(h, self.up(F.layer_norm(h, h.shape[-1:])))
 
     def join(self, h: Tensor, u: Tensor) -> Tensor:
         """What the convolution gave, added to h."""
-        return h + F.dropout(self.down(F.relu(u).square()), self.dropout, self.training)
+        return h + self.drop(self.down(F.relu(u).square()))
+
+    def drop(self, h: Tensor) -> Tensor:
+        return F.dropout(h, self.dropout, self.training) if self.dropout else h
 
 
 class Rows:
@@ -114,6 +127,7 @@ class Cache:
         context: (n, W), the condition's part of every pixel.
         entry: rows of level features.
         layers: rows of each block's normalised input.
+        sights: keys and values of each block, None where it has no attention.
         pixel: (n, V F), features of the present pixel's values drawn so far; the others 0.
         state: (n, W), the present pixel's trunk.
         at: values done.
@@ -122,6 +136,7 @@ class Cache:
     context: Tensor
     entry: Rows
     layers: list[Rows]
+    sights: list[Sight | None]
     pixel: Tensor
     state: Tensor
     at: int = 0
@@ -131,7 +146,8 @@ class Cache:
         changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         source = rows[changed]
         layers = (layer.kept for layer in (self.entry, *self.layers))
-        for kept in (self.context, self.pixel, self.state, *layers):
+        sights = (kept for sight in self.sights if sight is not None for kept in (sight.up, sight.left))
+        for kept in (self.context, self.pixel, self.state, *layers, *sights):
             kept[changed] = kept[source]
 
 
@@ -157,6 +173,8 @@ class LocalNetwork(nn.Module):
         head: int,
         window: tuple[int, int],
         first: tuple[int, int],
+        heads: int,
+        every: int,
         waves: int,
         dropout: float,
     ) -> None:
@@ -172,7 +190,10 @@ class LocalNetwork(nn.Module):
         for axis in (self.row, self.column):
             nn.init.normal_(axis.weight, std=0.3)
         self.embed = ConditionEmbedding(conditions, width)
-        self.blocks = nn.ModuleList(Block(width, hidden, *window, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, hidden, *window, heads if every and i % every == 0 else 0, dropout)
+            for i in range(1, depth + 1)
+        )
         self.heads = nn.ModuleList(nn.Linear(width, head, bias=False) for _ in range(values))
         # the value k of a pixel also sees those before it
         self.given = nn.ModuleList(edge(nn.Linear(k * features, head, bias=False)) for k in range(1, values))
@@ -206,15 +227,17 @@ class LocalNetwork(nn.Module):
 
     def start(self, n: int, cond: Cond) -> Cache:
         """An empty cache for n sequences."""
-        weight, wide = self.look.weight, self.grid[1]
+        weight, (high, wide, values) = self.look.weight, self.grid
         context = self.embed(cond, weight.new_empty(n, 0))
         if context is None:
             context = weight.new_zeros(n, self.width)
+        blocks = [cast(Block, block) for block in self.blocks]
         return Cache(
             context,
             Rows(n, wide, self.look),
-            [Rows(n, wide, cast(Block, block).up) for block in self.blocks],
-            weight.new_zeros(n, self.grid[2] * self.table.shape[1]),
+            [Rows(n, wide, block.up) for block in blocks],
+            [None if block.attention is None else block.attention.start(n, high, wide) for block in blocks],
+            weight.new_zeros(n, values * self.table.shape[1]),
             weight.new_zeros(n, self.width),
         )
 
@@ -249,8 +272,10 @@ class LocalNetwork(nn.Module):
         """(n, W), the normalised trunk of a pixel."""
         h = self.look.at(cache.entry.window(column)) + (self.row.weight[row] + self.column.weight[column])
         h = h + cache.context
-        for block, rows in zip(self.blocks, cache.layers, strict=True):
+        for block, rows, sight in zip(self.blocks, cache.layers, cache.sights, strict=True):
             assert isinstance(block, Block)
+            if block.attention is not None and sight is not None:
+                h = h + block.attention.at(F.layer_norm(h, (self.width,)), sight, row, column)
             rows.put(column, F.layer_norm(h, (self.width,)))
             h = block.join(h, block.up.at(rows.window(column)))
         return F.layer_norm(h, (self.width,))
@@ -267,6 +292,8 @@ class LocalConfig(TokenNetworkConfig):
         head: width of the layer before the outputs.
         window: rows and columns that a block's convolution sees, the last row being the pixel's own.
         first: rows and columns of the first convolution, which sees the levels.
+        heads: of attention, half of them along the column and half along the row; together they divide the width.
+        every: so many blocks there is one with attention, the first at this place; 0 for none at all.
         waves: pairs of cosine and sine by which a level is described, each twice as fast as the one before.
         dropout: of each branch.
     """
@@ -278,6 +305,8 @@ class LocalConfig(TokenNetworkConfig):
     head: int = Field(default=128, ge=1)
     window: tuple[int, int] = (3, 5)
     first: tuple[int, int] = (4, 7)
+    heads: int = Field(default=2, ge=2)
+    every: int = Field(default=4, ge=0)
     waves: int = Field(default=4, ge=0, le=16)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -301,6 +330,8 @@ class LocalConfig(TokenNetworkConfig):
             head=self.head,
             window=self.window,
             first=self.first,
+            heads=self.heads,
+            every=self.every,
             waves=self.waves,
             dropout=self.dropout,
         )

@@ -8,8 +8,9 @@ nearest earlier neighbours as plain numbers. Digits over-fit in a minute, so lev
 their own) and dropout is high. Columns are cut into bins of equal width: bins of equal count over-fit the toy densities
 and spread the edge of a cluster over the gap beside it.
 
-Larger images are read pixel by pixel through windows: the Transformer's blocks with a causal convolution in place of
-attention, so that cost grows with the number of pixels and not with its square.
+Larger images are read pixel by pixel: feed-forward layers begin with a causal convolution over the nearest pixels, and
+the fourth of six blocks has attention along the pixel's column and row. Attention to all earlier pixels would cost the
+square of their number.
 
 Measured figures: docs/families/autoregressive.md.
 """
@@ -116,8 +117,8 @@ RECIPE = Recipe(
     family="autoregressive",
     stages=stages,
     summary={
-        "en": "causal Transformer (large images: causal convolutions), value by value: exact likelihood, slow to draw",
-        "zh": "因果 Transformer（大图用因果卷积），逐个数值生成：似然精确，采样较慢",
+        "en": "causal Transformer (large images: and convolutions), value by value: exact likelihood, slow to draw",
+        "zh": "因果 Transformer（大图辅以因果卷积），逐个数值生成：似然精确，采样较慢",
     },
     unfit=unfit,
 )
