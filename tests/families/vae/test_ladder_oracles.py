@@ -85,7 +85,14 @@ class _Part(nn.Module):
 
 def chain(seed: int = 0, **changes: Any) -> LadderVAE:
     spec = DataSpec("vector", (D,))
-    fields = {"beta": (1.0,), "free_bits": 0.0, "kl_warmup": 0.0, "class_dropout": 0.0, "bound_samples": 4, **changes}
+    fields = {
+        "beta": (1.0,),
+        "free_bits": (0.0,),
+        "kl_warmup": 0.0,
+        "class_dropout": 0.0,
+        "bound_samples": 4,
+        **changes,
+    }
     vae = LadderVAE(spec, LinearChain(seed), Gaussian(spec, sharing="all"), sampling=VaeSampling(), **fields).double()
     with torch.no_grad():
         vae.output.log_sigma.fill_(math.log(0.5) / 10)  # type: ignore[union-attr]
@@ -166,7 +173,7 @@ def test_beta_weighs_the_groups() -> None:
 def test_free_bits_stop_the_divergence_of_each_example_and_group() -> None:
     """With a likelihood of no weight the posterior's gradient is the divergence's alone."""
     for free, moves in ((1e6, False), (0.0, True)):
-        vae = chain(0, free_bits=free)
+        vae = chain(0, free_bits=(free,))
         x = data(vae, 30)
         with torch.no_grad():
             vae.output.log_sigma.fill_(3.0)  # type: ignore[union-attr]
@@ -175,10 +182,20 @@ def test_free_bits_stop_the_divergence_of_each_example_and_group() -> None:
         assert (grad.abs().max() > 1e-6) == moves
 
 
+def test_each_group_has_free_bits_of_its_own() -> None:
+    """Where all of the top group is free and nothing of the other, the charge is the other's divergence alone."""
+    x = data(chain(0), 30)
+    moment = Turn(0, 0.5, Batch(x, torch.arange(30)), Rng(0, "t"))
+    with torch.no_grad():
+        free, plain = chain(0, free_bits=(1e3, 0.0)).loss(moment), chain(0).loss(moment)
+    assert float(free.parts["kl_nats"]) == pytest.approx(float(plain.parts["kl_nats"]))
+    assert float(free.total - plain.total) * D == pytest.approx(1e3 - float(plain.parts["kl_nats_1"]), rel=1e-9)
+
+
 @torch.no_grad()
 def test_half_a_batch_draws_the_same_rows() -> None:
     """Losses of the halves of a batch average to the loss of the whole: rows do not mix."""
-    vae = chain(0, free_bits=1.0)
+    vae = chain(0, free_bits=(1.0,))
     x = data(vae, 128)
 
     def loss(rows: slice) -> float:

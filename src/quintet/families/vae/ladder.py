@@ -17,7 +17,7 @@ depend on that; free bits hold for each example, not for the batch's mean, so th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from math import prod
 from typing import Annotated
@@ -40,12 +40,14 @@ from quintet.core.model import (
     Player,
     Trace,
     Turn,
+    Way,
     hide,
 )
 from quintet.core.numerics import full
 from quintet.core.recipe import LadderNetwork, LadderNetworkConfig, ModelConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
+from quintet.families.vae.bounds import Inference, importance, ways
 from quintet.families.vae.likelihoods import Likelihood, LikelihoodConfig
 from quintet.families.vae.model import ACTIVE, VaeSampling, collapse, halves, walk
 from quintet.families.vae.priors import normal_kl_each, normal_log_prob
@@ -68,7 +70,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         network: encoder, decoder and the shapes of their groups.
         output, sampling: see their classes.
         beta: factors on the groups' KL terms, top first; the last repeats; 1 is the bound itself.
-        free_bits: nats of KL of each group of an example that cost nothing.
+        free_bits: nats of KL that cost nothing of each group of an example, top first; the last repeats.
         kl_warmup: share of training over which the KL terms' factors rise from 0 to `beta`.
         class_dropout: share of training examples whose conditions are hidden, which trains the unconditional model.
         bound_samples: K of the importance-weighted bound that `log_prob` gives.
@@ -83,7 +85,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         output: Likelihood,
         *,
         beta: Sequence[float],
-        free_bits: float,
+        free_bits: Sequence[float],
         kl_warmup: float,
         class_dropout: float,
         bound_samples: int,
@@ -93,8 +95,9 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         self.network, self.output = network, output
         self.widths = [prod(shape) for shape in network.groups]
         self.latent = DataSpec("vector", (sum(self.widths),), None, spec.conditions)
-        self.beta = [beta[min(group, len(beta) - 1)] for group in range(len(self.widths))]
-        self.free_bits, self.kl_warmup = free_bits, kl_warmup
+        groups = range(len(self.widths))
+        self.beta, self.free_bits = ([each[min(g, len(each) - 1)] for g in groups] for each in (beta, free_bits))
+        self.kl_warmup = kl_warmup
         self.class_dropout, self.bound_samples = class_dropout, bound_samples
 
     # training
@@ -110,7 +113,7 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         pairs = zip(draws.mean, draws.log_std, strict=True)
         kl = torch.stack([normal_kl_each(mean, log_std).sum(1) for mean, log_std in pairs])  # (groups, B)
         warm = min(1.0, turn.progress / self.kl_warmup) if self.kl_warmup else 1.0
-        charge = kl.new_tensor(self.beta) @ kl.clamp(min=self.free_bits).mean(1)
+        charge = kl.new_tensor(self.beta) @ kl.maximum(kl.new_tensor(self.free_bits)[:, None]).mean(1)
         total = reconstruction + warm * charge
         with torch.no_grad():
             parts = {"reconstruction_nats": reconstruction.detach(), "kl_nats": kl.sum(0).mean()}
@@ -128,15 +131,23 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
     def down(self, features: Sequence[Tensor], cond: Cond, n: int, rng: Rng | None) -> tuple[Tensor, Draws]:
         """The decoder's output with u ~ q in every group, or at its mean without rng, and what was drawn."""
+
+        def pick(group: int, mean: Tensor, log_std: Tensor) -> Tensor:
+            return mean if rng is None else mean + log_std.exp() * rng(group).normal(tuple(mean.shape)).to(mean)
+
+        return self._down(features, cond, n, pick)
+
+    def _down(
+        self, features: Sequence[Tensor], cond: Cond, n: int, pick: Callable[[int, Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Draws]:
+        """The same with u = pick(group, mean, log standard deviation), each (B, d)."""
         draws = Draws([], [], [])
 
         def draw(group: int, posterior: Tensor | None) -> Tensor:
             assert posterior is not None
             shape = tuple(posterior.shape[2:])
             mean, log_std = halves(posterior)
-            u = mean
-            if rng is not None:
-                u = mean + log_std.exp() * rng(group).normal(tuple(mean.shape)).to(mean)
+            u = pick(group, mean, log_std)
             for kept, value in zip((draws.mean, draws.log_std, draws.u), (mean, log_std, u), strict=True):
                 kept.append(value)
             return u.reshape(-1, *shape)
@@ -193,17 +204,29 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
     def importance_bound(self, x: Tensor, cond: Cond | None, samples: int, *, rng: Rng) -> Tensor:
         """(B,) nats, the bound with any number of samples; 1 is an estimate of the plain bound."""
-        cond = {} if cond is None else cond
+        return importance(self.inference(x, {} if cond is None else cond), samples, rng)
+
+    def inference(self, x: Tensor, cond: Cond) -> Inference:
+        """The posterior of all groups' u side by side, (B, sum of widths), beside the joint density."""
         features = self.features(x, cond)
-        logs = []
-        for k in range(samples):
-            y, draws = self.down(features, cond, len(x), rng("u", k))
-            log = self.output.log_prob(x, y)
-            for mean, log_std, u in zip(draws.mean, draws.log_std, draws.u, strict=True):
-                zero = torch.zeros_like(u)
-                log = log + normal_log_prob(u, zero, zero) - normal_log_prob(u, mean, log_std)
-            logs.append(log)
-        return torch.logsumexp(torch.stack(logs), dim=0) - math.log(samples)
+
+        def draw(noise: Tensor) -> Tensor:
+            parts = noise.split(self.widths, dim=1)
+            _, draws = self._down(features, cond, len(x), lambda g, mean, log_std: mean + log_std.exp() * parts[g])
+            return torch.cat(draws.u, dim=1)
+
+        def terms(u: Tensor) -> tuple[Tensor, Tensor]:
+            parts = u.split(self.widths, dim=1)
+            y, draws = self._down(features, cond, len(x), lambda g, mean, log_std: parts[g])
+            log_q = normal_log_prob(u, torch.cat(draws.mean, 1), torch.cat(draws.log_std, 1))
+            zero = torch.zeros_like(u)
+            return log_q, self.output.log_prob(x, y) + normal_log_prob(u, zero, zero)
+
+        _, draws = self.down(features, cond, len(x), None)
+        return Inference(draw, terms, torch.cat(draws.log_std, dim=1).exp())
+
+    def ways(self, effort: float = 1.0) -> Mapping[str, Way]:
+        return ways(self.inference, effort)
 
     @property
     def log_prob_protocol(self) -> str:
@@ -226,7 +249,7 @@ class LadderVAEConfig(ModelConfig):
     network: LadderNetworkConfig
     likelihood: LikelihoodConfig
     beta: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(1.0,), min_length=1)
-    free_bits: float = Field(default=0.1, ge=0)
+    free_bits: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.1,), min_length=1)
     kl_warmup: float = Field(default=0.1, ge=0, le=1)
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
     bound_samples: int = Field(default=16, ge=1)
