@@ -28,8 +28,9 @@ from quintet.core.config import STRICT
 from quintet.core.recipe import NetworkConfig
 from quintet.core.spec import Cond
 from quintet.nets.conv import SLOPE, Context, ConvBlock, pyramid
-from quintet.nets.layers import edge
+from quintet.nets.layers import edge, rms_norm
 
+STYLE = 128  # width of what scales and shifts the channels of a styled decoder
 GAIN = (2 / (1 + SLOPE**2)) ** 0.5  # keeps the scale through a leaky ReLU
 
 
@@ -67,8 +68,9 @@ class StridedEncoder(nn.Module):
         counts = _repeated(blocks, len(self.sizes) - 1)
         self.context = Context(conditions, time)
         self.down = nn.ModuleList(
-            _started(nn.Conv2d(a, b, 4, stride=2, padding=1), GAIN if i else 1.0)
-            for i, (a, b) in enumerate(pairwise(widths))
+            # halves are rounded up: an odd side gets a second row of zeros at each end
+            _started(nn.Conv2d(a, b, 4, stride=2, padding=(1 + height % 2, 1 + width % 2)), GAIN if i else 1.0)
+            for i, ((a, b), (height, width)) in enumerate(zip(pairwise(widths), self.sizes, strict=False))
         )
         edge(self.down[0])
         self.shift = _shifts(widths[1:], self.context.width)
@@ -83,13 +85,11 @@ class StridedEncoder(nn.Module):
         context = self.context(cond, t, x)
         h = x.contiguous(memory_format=torch.channels_last)
         for i, (down, shift, blocks) in enumerate(zip(self.down, self.shift, self.blocks, strict=True)):
-            height, width = self.sizes[i]
-            if height % 2 or width % 2:  # halves are rounded up
-                h = F.pad(h, (0, width % 2, 0, height % 2), mode="replicate")
             h = _moved(down(F.leaky_relu(h, SLOPE) if i else h), shift, context)
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, context)
-        out: Tensor = self.leave(F.leaky_relu(h, SLOPE).flatten(1))
+        # channels stay last: a gradient in another order than h's makes all that comes before several times as slow
+        out: Tensor = self.leave(F.leaky_relu(h, SLOPE).movedim(1, -1).flatten(1))
         return out.reshape(len(x), *self.outputs)
 
 
@@ -106,15 +106,20 @@ class StridedDecoder(nn.Module):
         channels: Sequence[int],
         blocks: Sequence[int],
         smallest: int,
+        styled: bool,
     ) -> None:
         super().__init__()
         self.sizes = _sizes((outputs[1], outputs[2]), smallest)[::-1]
         widths = (*_repeated(channels, len(self.sizes) - 1)[::-1], outputs[0])
         counts = _repeated(blocks, len(self.sizes) - 1)[::-1]
         self.context = Context(conditions, time)
-        self.first = (widths[0], *self.sizes[0])
-        self.enter = edge(_started(nn.Linear(prod(inputs) + self.context.width, prod(self.first)), 1.0))
-        self.shift = _shifts(widths[:-1], self.context.width)
+        self.first = (*self.sizes[0], widths[0])
+        given = prod(inputs) + self.context.width
+        self.enter = edge(_started(nn.Linear(given, prod(self.first)), 1.0))
+        self.style = _started(nn.Linear(given, STYLE), GAIN) if styled else None
+        self.shift = (
+            _shifts([2 * w for w in widths[:-1]], STYLE) if styled else _shifts(widths[:-1], self.context.width)
+        )
         self.blocks = nn.ModuleList(
             nn.ModuleList(ConvBlock(w, self.context.width, max(1, sum(counts))) for _ in range(count))
             for w, count in zip(widths[:-1], counts, strict=True)
@@ -126,9 +131,10 @@ class StridedDecoder(nn.Module):
         """x (B, *inputs) -> (B, C, H, W)."""
         context = self.context(cond, t, x)
         v = x.flatten(1) if context is None else torch.cat([x.flatten(1), context], 1)
-        h: Tensor = self.enter(v).unflatten(1, self.first).contiguous(memory_format=torch.channels_last)
+        style = None if self.style is None else F.leaky_relu(self.style(v), SLOPE)
+        h: Tensor = self.enter(v).unflatten(1, self.first).movedim(-1, 1)  # channels last
         for i, (up, shift, blocks) in enumerate(zip(self.up, self.shift, self.blocks, strict=True)):
-            h = _moved(h, shift, context)
+            h = _moved(h, shift, context) if style is None else _styled(h, shift(style))
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, context)
             grown = F.interpolate(h, size=self.sizes[i + 1], mode="bilinear", align_corners=False)
@@ -144,12 +150,15 @@ class StridedConfig(NetworkConfig):
         channels: after the first halving, the second, ...; the last repeats.
         blocks: residual blocks at each of these sizes; the last repeats.
         smallest: side at which the halvings end; there is at least one.
+        styled: whether a decoder normalises each pixel's channels at every size, and scales and shifts them by input
+            and conditions, so that what is drawn is decided at every size, not only at the smallest.
     """
 
     kind = "strided-conv"
     channels: tuple[int, ...] = Field(default=(48, 96, 192), min_length=1)
     blocks: tuple[int, ...] = Field(default=(0,), min_length=1)
     smallest: int = Field(default=4, ge=1)
+    styled: bool = False
 
     def build(
         self,
@@ -163,16 +172,14 @@ class StridedConfig(NetworkConfig):
         images = (len(inputs) == 3, len(outputs) == 3)
         if images not in ((True, False), (False, True)):
             raise ValueError(f"a strided network maps an image to a vector or back, got {inputs} to {outputs}")
-        cls: type[StridedEncoder] | type[StridedDecoder] = StridedEncoder if images[0] else StridedDecoder
-        network = cls(
-            inputs,
-            outputs,
-            conditions,
-            time=time,
-            channels=self.channels,
-            blocks=self.blocks,
-            smallest=self.smallest,
-        )
+        sizes = {"blocks": self.blocks, "channels": self.channels}
+        network: nn.Module
+        if images[0]:
+            network = StridedEncoder(inputs, outputs, conditions, time=time, smallest=self.smallest, **sizes)
+        else:
+            network = StridedDecoder(
+                inputs, outputs, conditions, time=time, smallest=self.smallest, styled=self.styled, **sizes
+            )
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -187,3 +194,9 @@ def _shifts(widths: Sequence[int], context: int) -> nn.ModuleList:
 def _moved(h: Tensor, shift: nn.Module, context: Tensor | None) -> Tensor:
     """h plus a shift per channel that depends on the context."""
     return h if context is None else h + shift(context)[:, :, None, None]
+
+
+def _styled(h: Tensor, style: Tensor) -> Tensor:
+    """h (B, C, H, W) with each pixel's channels at unit size, scaled and shifted by style (B, 2 C)."""
+    scale, shift = style[:, None, None].chunk(2, -1)
+    return (rms_norm(h.movedim(1, -1)) * (1 + scale) + shift).movedim(-1, 1)
