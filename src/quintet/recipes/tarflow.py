@@ -4,7 +4,7 @@
 
 Pixels are dequantised uniformly, so that bits per dimension are those of the levels, and first go through their own
 histograms: half of a greyscale image is one black level, which is then half of the space instead of a spike that an
-affine map can only shrink to. The paper's Gaussian noise of 0.05 (`model.noise` here) is not needed then.
+affine map can only shrink to. The paper's Gaussian noise of 0.05 is not needed then.
 
 Departures from Zhai et al. 2024, arXiv:2412.06329, beside that: maps are triangular inside a patch where it is small
 (`Triangular`), as affine ones leave its pixels independent given the patches before, which costs a small budget more
@@ -45,7 +45,7 @@ def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     network = CausalTransformerConfig(width=64 if small else 128, depth=2, heads=4, hidden=128 if small else 256)
     block = AutoregressiveConfig(bijection=bijection, patch=patch, network=network)
     levels = min(spec.levels, 256)
-    histograms = MarginalsConfig(bins=levels)
+    histograms = MarginalsConfig(bins=levels, bell=True)
     optimizer = OptimizerConfig(method="muon", lr=3e-3, matrix_lr=0.02)
     return (
         Stage(

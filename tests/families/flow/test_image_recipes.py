@@ -8,7 +8,7 @@ import torch
 
 from quintet.core.batch import Batch
 from quintet.core.budget import Budget
-from quintet.core.config import decode, encode
+from quintet.core.config import decode, encode, override
 from quintet.core.messages import catalogue
 from quintet.core.model import Turn
 from quintet.core.rng import Rng
@@ -103,6 +103,8 @@ def test_unfit_says_why():
 def test_untrained_and_unprepared_flows_are_uniform_over_the_levels():
     for recipe in (tarflow, glow):
         (stage,) = recipe.stages(EVEN, BUDGET)
+        if recipe is tarflow:  # bells are not flat
+            stage = override(stage, "model.transforms.0.bell", "false", kinds=KINDS)
         x = torch.from_numpy(data(EVEN).x)
         codec = stage.codec.fit(EVEN, x)
         flow = stage.model.build(codec.spec)

@@ -55,7 +55,8 @@ CASES = {
         (PyramidConfig(bijection=RQ, network=PlainConvConfig(width=8), levels=3, steps=1),),
     ),
     "marginals": (VECTOR, (MarginalsConfig(bins=4),)),
-    "tarflow": (SQUARE, (MarginalsConfig(bins=4), ProbitConfig(), TRIANGULAR, TRIANGULAR)),
+    "bells": (VECTOR, (MarginalsConfig(bins=4, bell=True),)),
+    "tarflow": (SQUARE, (MarginalsConfig(bins=4, bell=True), ProbitConfig(), TRIANGULAR, TRIANGULAR)),
     "alternate": (VECTOR, (CouplingConfig(bijection=RQ, network=NET),)),
     "random": (VECTOR, (CouplingConfig(bijection=RQ, network=NET, mask="random"),)),
     "one-dimension": (
@@ -72,7 +73,7 @@ CASES = {
     "rows-of-all": (VECTOR, (LULinearConfig(), CouplingConfig(bijection=RQ, network=NET)) * 3),
     "box-then-line": (IMAGE, (SweepConfig(bijection=PL, network=NET, groups=12), ProbitConfig(), LULinearConfig())),
 }
-BOX = {"probit", "sweep", "box-then-line", "marginals", "tarflow"}
+BOX = {"probit", "sweep", "box-then-line", "marginals", "bells", "tarflow"}
 
 
 def randomised(transform: Transform, seed: int) -> Transform:
@@ -351,6 +352,29 @@ def test_marginals_make_every_dimension_uniform_and_agree_with_the_histogram():
         assert np.abs(mass.numpy() - share[k[:, d]]).max() < 1e-6
     assert (marginals.inverse(y, {}) - noisy).abs().max() < 1e-9
     assert marginals(torch.full((1, 3), 1.01).double(), {})[1] == -np.inf
+
+
+@pytest.mark.parametrize("level", [0, 7])
+def test_a_bell_is_a_gaussian_that_ends_at_the_inner_edge_of_its_bin(level):
+    g = np.random.default_rng(5 + level)
+    share, levels, n = 0.8, 8, 4000
+    k = np.where(g.random((n, 1)) < share, level, 3)
+    x = torch.from_numpy((k + g.random((n, 1))) / levels * 2 - 1)
+    z, spilled = {}, {}
+    for bell in (False, True):
+        marginals = Marginals(1, 1, levels, pool=1e-6, floor=1e-9, bell=bell).double()
+        marginals.prepare(lambda: iter([(x, {})]))
+        mass = float(marginals.edges[0, 1] if level == 0 else 1 - marginals.edges[0, -2])
+        assert mass == pytest.approx((k == level).mean())
+        out = Probit()(marginals(x, {})[0], {})[0].numpy()[k == level] * (1 if level == 0 else -1)
+        edge = stats.norm.ppf(mass)
+        assert (out <= edge + 1e-9).all()
+        z[bell], spilled[bell] = out, stats.norm.sf((edge - out.mean()) / out.std())
+    std = np.sqrt(mass) / 2
+    assert stats.kstest(z[True], stats.truncnorm(-np.inf, 4, edge - 4 * std, std).cdf).pvalue > 1e-3
+    assert stats.kstest(z[False], stats.truncnorm(-np.inf, edge).cdf).pvalue > 1e-3
+    # what an affine map behind the probit, which can but fit a Gaussian, would put beyond the edge
+    assert spilled[True] < 1e-4 < 0.02 < spilled[False]
 
 
 def test_pooling_draws_a_rare_dimension_towards_its_channel():

@@ -47,7 +47,7 @@ from quintet.core.model import (
 from quintet.core.recipe import ModelConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
-from quintet.families.flow.transforms import Autoregressive, Composite, Coupling, TransformConfig
+from quintet.families.flow.transforms import Autoregressive, Composite, Coupling, ProbitConfig, TransformConfig
 
 INVERTED, INVERSE_TOLERANCE = 16, 0.01
 """Examples whose way to noise and back is watched, and the largest error in their own units."""
@@ -222,6 +222,9 @@ class FlowConfig(ModelConfig):
     sampling: FlowSampling = FlowSampling(temperature=1.0)
 
     def build(self, spec: DataSpec) -> Flow:
+        if self.noise and any(isinstance(config, ProbitConfig) for config in self.transforms):
+            # noise leads out of the box before a probit, and the score is 0 within a bin of a histogram
+            raise ValueError(f"a flow with a probit models a box and takes no noise, got model.noise={self.noise:g}")
         place = 0
         parts = []
         for config in self.transforms:

@@ -2,9 +2,9 @@
 
 What it is: bijections that act on each value alone, with unnormalised parameters.
 
-No boolean indexing and no branch on the data: every value goes through the same arithmetic with its bin and the outside
-chosen by `where`, which keeps the memory traffic low and the cost independent of the values. Parameters are cheapest
-where one parameter of neighbouring values lies side by side (theta a transposed view of (..., P, D)).
+No boolean indexing and no branch on the data: every value goes through the same arithmetic, with its bin and the
+outside chosen by weights that are exactly 0 or 1. `lerp` with such a weight is exact, runs on whole vectors, and takes
+a tenth of the time of `where`, which torch's CPU kernels evaluate number by number.
 
 Sources: Durkan et al. 2019 (rational quadratic), arXiv:1906.04032; Gregory & Delbourgo 1982 (its interpolant);
 Müller et al. 2019 (piecewise linear), arXiv:1808.03856.
@@ -15,6 +15,7 @@ Shapes: x, y (..., D) values; theta (..., D, P) parameters, P = `Bijection.param
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ class RationalQuadratic(Bijection):
         y = low + h * (s * xi.square() + d0 * u) / bottom  # eq. 4
         top = d1 * xi.square() + 2 * s * u + d0 * (1 - xi).square()
         log_slope = 2 * (s / bottom).log() + top.log()  # eq. 5
-        inside = x.abs() < self.bound
-        return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
+        inside = (x.detach().abs() - self.bound).lt_(0)
+        return torch.lerp(x, y, inside), log_slope * inside
 
     def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
         inner = y.clamp(-self.bound, self.bound)
@@ -68,13 +69,13 @@ class RationalQuadratic(Bijection):
         a, b, c = h * (s - d0) + bend, h * d0 - bend, -s * up  # eq. 7
         root = (b.square() - 4 * a * c).clamp_min(0).sqrt()
         xi = (2 * c / (-b - root)).clamp(0, 1)  # the form without cancellation
-        return torch.where(y.abs() < self.bound, left + xi * w, y)
+        return torch.lerp(y, left + xi * w, (y.detach().abs() - self.bound).lt_(0))
 
     def _bin(self, value: Tensor, theta: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Width, height, left, low and both slopes of the bin that holds each value on an axis (0: x, 1: y)."""
         box = 2 * self.bound
         place = (value.detach() + self.bound) / box
-        k, share, below, raw = _Bin.apply(theta.movedim(-1, 0), place, axis, self.least)  # type: ignore[no-untyped-call]
+        k, share, below, raw = _Bin.apply(theta.movedim(-1, 0).contiguous(), place, axis, self.least)  # type: ignore[no-untyped-call]
         size = (self.least / self.bins + (1 - self.least) * share) * box
         start = ((1 - self.least) * below + k * (self.least / self.bins)) * box - self.bound
         at_zero = math.log(math.expm1(1 - self.least))  # softplus of it + least = 1
@@ -86,8 +87,9 @@ class _Bin(torch.autograd.Function):
     """The bin of each value and its unnormalised knots, with a gradient that is written in one pass.
 
     Rows of parameters (3 K - 1, ...) are 2 x K logits of widths and heights, then K - 1 slopes at the inner knots. All
-    arithmetic goes along the values, with a loop over the K rows; softmax, cumulative sum and gather along an axis as
-    short as K, and their backward passes, cost several times as much, and scattered rows do not fuse when compiled.
+    arithmetic goes along the values, with a loop over the K rows; cumulative sums and gathers along an axis as short as
+    K, and their backward passes, cost several times as much, and scattered rows do not fuse when compiled. The loop
+    goes from bin to bin, and what it has found is replaced wherever a value lies beyond the next knot.
     """
 
     @staticmethod
@@ -102,40 +104,40 @@ class _Bin(torch.autograd.Function):
             least: smallest size of a bin, as a share of the box times K.
         """
         bins = (len(theta) + 1) // 3
-        logits = theta[: 2 * bins].unflatten(0, (2, bins))
-        shares = (logits - logits.amax(1, keepdim=True)).exp()
-        shares = shares / shares.sum(1, keepdim=True)
-        k, upper = torch.zeros_like(place), torch.zeros_like(place)
-        for j in range(bins - 1):
-            upper = upper + shares[axis, j]
-            k = k + (place >= (1 - least) * upper + (least / bins * (j + 1)))
-        share, below = shares[:, 0], torch.zeros_like(shares[:, 0])
-        first, last = torch.zeros_like(place), torch.zeros_like(place)
+        shares = theta[: 2 * bins].unflatten(0, (2, bins)).softmax(1)
+        raw = theta[2 * bins :]
+        place = place / (1 - least)
+        k, first, last = torch.zeros_like(place), torch.zeros_like(place), raw[0]
+        share, below, knot = shares[:, 0], torch.zeros_like(shares[:, 0]), torch.zeros_like(shares[:, 0])
+        masks = []
         for j in range(1, bins):
-            row, beyond, here = theta[2 * bins + j - 1], k >= j, k == j
-            below = below + torch.where(beyond, shares[:, j - 1], 0.0)
-            share = torch.where(here, shares[:, j], share)
-            first = torch.where(here, row, first)
-            last = torch.where(k == j - 1, row, last)
-        ctx.save_for_backward(shares, share, below, k)
+            knot = knot + shares[:, j - 1]
+            beyond = (place - knot[axis]).sub_(least / (1 - least) / bins * j).ge_(0)  # 1.0 or 0.0
+            k = k + beyond
+            below, share = torch.lerp(below, knot, beyond), torch.lerp(share, shares[:, j], beyond)
+            first = torch.lerp(first, raw[j - 1], beyond)
+            last = torch.lerp(last, raw[j], beyond) if j < bins - 1 else last * (1 - beyond)
+            masks.append(beyond)
+        ctx.save_for_backward(shares, share, below, *masks)
         ctx.mark_non_differentiable(k)
         return k, share, below, torch.stack([first, last])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        shares, share, below, k = ctx.saved_tensors
+        shares, share, below, *masks = ctx.saved_tensors
         _, of_share, of_below, of_raw = grads
         bins = shares.shape[1]
-        rows = []
         mean = of_share * share + of_below * below
-        under, at, over = of_below - mean, of_share - mean, -mean
-        logits = [shares[:, j] * torch.where(k > j, under, torch.where(k == j, at, over)) for j in range(bins)]
-        for axis in range(2):
-            rows += [row[axis] for row in logits]
-        for j in range(1, bins):
-            rows.append(torch.where(k == j, of_raw[0], torch.where(k == j - 1, of_raw[1], 0.0)))
-        return torch.stack(rows), None, None, None
+        here = [1 - masks[0], *(a - b for a, b in pairwise(masks)), masks[-1]]  # whether a value is in bin j
+        logits = []
+        for j in range(bins):
+            of_row = of_share * here[j]
+            if j < bins - 1:
+                of_row = torch.addcmul(of_row, of_below, masks[j])
+            logits.append((of_row - mean) * shares[:, j])
+        slopes = [torch.addcmul(of_raw[0] * here[j], of_raw[1], here[j - 1]) for j in range(1, bins)]
+        return torch.stack([*(row[0] for row in logits), *(row[1] for row in logits), *slopes]), None, None, None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -122,6 +122,8 @@ class Coupling(Transform):
 
     change: Tensor
     given: Tensor
+    kept: Tensor
+    back: Tensor
 
     def __init__(
         self, spec: DataSpec, change: Sequence[int], given: Sequence[int], bijection: Bijection, network: NetworkConfig
@@ -133,20 +135,28 @@ class Coupling(Transform):
         order = torch.tensor([*change, *given])
         self.register_buffer("change", order[: len(change)].clone(), persistent=False)
         self.register_buffer("given", order[len(change) :].clone(), persistent=False)
+        kept = [i for i in range(spec.dims) if i not in set(change)]
+        self.register_buffer("kept", torch.tensor(kept, dtype=torch.int64), persistent=False)
+        self.register_buffer("back", torch.tensor([*change, *kept]).argsort(), persistent=False)
         outputs = (bijection.parameters, len(change))  # in this order splines are cheapest
         self.conditioner = network.build((max(1, len(given)),), outputs, spec.conditions)
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         y, log_slope = self.bijection.forward(x.index_select(1, self.change), self._theta(x, cond))
-        return x.index_copy(1, self.change, y), log_slope.sum(1)
+        return self._joined(y, x), log_slope.sum(1)
 
     def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
         theta = guided(lambda x, _, given: self._theta(x, given), cond, guidance)(y, None)
-        return y.index_copy(1, self.change, self.bijection.inverse(y.index_select(1, self.change), theta))
+        return self._joined(self.bijection.inverse(y.index_select(1, self.change), theta), y)
 
     @property
     def evaluations(self) -> int:
         return 1
+
+    def _joined(self, changed: Tensor, x: Tensor) -> Tensor:
+        """The changed dimensions (B, change) and the others of x, in their places: gathered, as scattering compiles to
+        code that computes each number anew for all places."""
+        return torch.cat([changed, x.index_select(1, self.kept)], 1).index_select(1, self.back)
 
     def _theta(self, x: Tensor, cond: Cond) -> Tensor:
         seen = x.index_select(1, self.given) if len(self.given) else x.new_ones(len(x), 1)
@@ -412,9 +422,11 @@ class Marginals(Transform):
     half of the box instead of one cell in 256. With `Probit` behind it a flow starts as the product of histograms, and
     what is left to learn is dependence. Each histogram leans on that of its channel by `pool` made-up examples.
 
-    An affine map fits a Gaussian to what is the half of one below a spike's upper edge, and some of its mass falls
-    beyond that edge. `spread` lends a share of each level's mass to the levels within `reach`, which look the same:
-    beside a spike that is where such samples fall.
+    With `bell` the numbers within the first and within the last bin follow a Gaussian instead, which ends `REACH` of
+    its standard deviations inside the bin's inner edge. Where a pixel is known to be black an affine map behind
+    `Probit` can only fit a Gaussian: to the flat bin, which is then the cut-off half of one, it fits one that spills a
+    few per cent of its samples over the edge, white specks on black; to the bell it fits exactly. The bell's standard
+    deviation, half the root of the bin's mass, lets a standard normal give the bin about the mass it has.
 
     Args:
         dims: D.
@@ -422,17 +434,15 @@ class Marginals(Transform):
         bins: K, one a level.
         pool: number of examples that a channel's histogram counts for in each of its dimensions.
         floor: share of the mass spread evenly over the bins, so that float32 inverts every bin.
-        spread, reach: share of a bin's mass that goes to the bins at most so far from it.
+        bell: whether the first and the last bin hold a Gaussian instead of a flat density.
     """
 
+    REACH = 4.0
     edges: Tensor
 
-    def __init__(
-        self, dims: int, channels: int, bins: int, *, pool: float, floor: float, spread: float = 0.0, reach: int = 0
-    ) -> None:
+    def __init__(self, dims: int, channels: int, bins: int, *, pool: float, floor: float, bell: bool = False) -> None:
         super().__init__()
-        self.channels, self.bins, self.pool, self.floor = channels, bins, pool, floor
-        self.spread, self.reach = spread, reach
+        self.channels, self.bins, self.pool, self.floor, self.bell = channels, bins, pool, floor, bell
         edges = torch.linspace(0, 1, bins + 1).expand(dims, bins + 1).clone()
         self.register_buffer("edges", edges)  # (D, K + 1), distribution functions at the bins' edges
 
@@ -440,15 +450,24 @@ class Marginals(Transform):
         t = (x.clamp(-1, 1) + 1) * (self.bins / 2)
         k = t.detach().floor().clamp(0, self.bins - 1)
         low, high = self._around(k.long())
-        y = 2 * (low + (high - low) * (t - k)) - 1
+        u, log_slope = low + (high - low) * (t - k), (high - low).log()
+        if self.bell:
+            for end, mirrored in ((k == 0, False), (k == self.bins - 1, True)):
+                bent, log_bent = self._bend(k + 1 - t if mirrored else t - k, mirrored)
+                u = torch.where(end, 1 - bent if mirrored else bent, u)
+                log_slope = torch.where(end, log_bent, log_slope)
         inside = (x.abs() <= 1).all(1)
-        return y, torch.where(inside, ((high - low) * self.bins).log().sum(1), -math.inf)
+        return 2 * u - 1, torch.where(inside, log_slope.sum(1) + x.shape[1] * math.log(self.bins), -math.inf)
 
     def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
         u = ((y.clamp(-1, 1) + 1) / 2).T.contiguous()  # (D, B)
         k = (torch.searchsorted(self.edges, u, right=True) - 1).clamp(0, self.bins - 1).T
         low, high = self._around(k)
-        return (k + ((u.T - low) / (high - low)).clamp(0, 1)) * (2 / self.bins) - 1
+        share = (u.T - low) / (high - low)
+        if self.bell:
+            share = torch.where(k == 0, self._unbend(u.T, False), share)
+            share = torch.where(k == self.bins - 1, 1 - self._unbend(1 - u.T, True), share)
+        return (k + share.clamp(0, 1)) * (2 / self.bins) - 1
 
     def prepare(self, states: States) -> None:
         dims, seen = len(self.edges), 0
@@ -461,13 +480,33 @@ class Marginals(Transform):
         whole = counts.view(self.channels, -1, self.bins).sum(1) + 1  # (C, K)
         whole = (whole / whole.sum(1, keepdim=True)).repeat_interleave(dims // self.channels, 0)
         mass = (counts + self.pool * whole) / (seen + self.pool)
-        if self.reach:
-            ends = F.pad(mass[:, None], (self.reach, self.reach), mode="reflect")
-            near = F.avg_pool1d(ends, 2 * self.reach + 1, 1)[:, 0]
-            mass = (1 - self.spread) * mass + self.spread * near / near.sum(1, keepdim=True)
         mass = self.floor / self.bins + (1 - self.floor) * mass
         self.edges[:, 1:] = mass.cumsum(1).to(self.edges)
         self.edges[:, -1] = 1.0
+
+    def _bells(self, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) of the first bin's bell, on the axis of normal quantiles.
+
+        Mirrored: those of the last bin's, with the axis turned round.
+        """
+        mass = 1 - self.edges[:, -2] if mirrored else self.edges[:, 1]
+        std = mass.sqrt() / 2
+        return torch.special.ndtri(mass) - self.REACH * std, std
+
+    def _bend(self, share: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """A share (B, D) of an end's bin, from its outer edge, to the distribution function; and the log slope."""
+        mean, std = self._bells(mirrored)
+        whole = 0.5 * (1 + math.erf(self.REACH / math.sqrt(2)))  # of the bell's mass below the inner edge
+        w = torch.special.ndtri(share.clamp(Probit.MARGIN, 1) * whole)
+        z = mean + std * w
+        return torch.special.ndtr(z), (w.square() - z.square()) / 2 + (std * whole).log()
+
+    def _unbend(self, u: Tensor, mirrored: bool) -> Tensor:
+        """The inverse of `_bend`: the share (B, D), beyond 1 outside of the bin."""
+        mean, std = self._bells(mirrored)
+        whole = 0.5 * (1 + math.erf(self.REACH / math.sqrt(2)))
+        least = torch.finfo(u.dtype).tiny
+        return torch.special.ndtr((torch.special.ndtri(u.clamp(least, 1)) - mean) / std) / whole
 
     def _around(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """Both edges of the bins k (B, D)."""
@@ -484,11 +523,10 @@ class MarginalsConfig(TransformConfig):
     bins: int = Field(default=256, ge=2)
     pool: float = Field(default=4096.0, gt=0)
     floor: float = Field(default=0.01, gt=0, lt=1)
-    spread: float = Field(default=0.0, ge=0, lt=1)
-    reach: int = Field(default=0, ge=0)
+    bell: bool = False
 
     def build(self, spec: DataSpec, place: int) -> Transform:
         return Marginals(
             spec.dims, spec.shape[0] if spec.kind == "image" else 1, self.bins,
-            pool=self.pool, floor=self.floor, spread=self.spread, reach=self.reach,
+            pool=self.pool, floor=self.floor, bell=self.bell,
         )  # fmt: skip
