@@ -33,7 +33,7 @@ def zero(layer: W) -> W:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """Scaled dot-product attention, the project's only one.
+    """Scaled dot-product attention, the project's only one; `core.numerics` says how it is computed in bfloat16.
 
     Args:
         q: (B, H, T, D). k, v: (B, H, S, D).
@@ -41,26 +41,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tenso
     Returns: (B, H, T, D).
     Source: Vaswani et al. 2017, eq. 1, arXiv:1706.03762.
     """
-    if v.requires_grad and v.dtype == torch.bfloat16 and v.device.type == "cpu" and q.shape[2] * k.shape[2] <= SHORT**2:
-        return _elementary(q.to(v.dtype), k.to(v.dtype), v, causal)  # norms of q and k give float32 under autocast
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-
-SHORT = 256
-"""Up to this length the elementary operations are faster in bf16 on a CPU: the flash kernel's backward pass takes 6
-times as long at 49 positions (128 examples, 4 heads of 32), 1.6 times at 256, as long at 512."""
-
-
-def _elementary(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    heads = q.shape[:2]
-    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
-    if causal:
-        mask = torch.full((q.shape[1], k.shape[1]), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-        scores = torch.baddbmm(mask, q, k.mT, alpha=q.shape[-1] ** -0.5)
-    else:
-        scores = torch.baddbmm(q.new_zeros(()), q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5)
-    mixed: Tensor = torch.bmm(scores.softmax(-1), v)
-    return mixed.reshape(*heads, *mixed.shape[1:])
 
 
 def rms_norm(x: Tensor) -> Tensor:
