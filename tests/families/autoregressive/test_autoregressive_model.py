@@ -24,7 +24,7 @@ from quintet.nets.lstm import LstmConfig
 from quintet.nets.transformer import TransformerConfig
 
 NETWORK = TransformerConfig(width=16, depth=2, heads=2, hidden=24, reach=1, waves=1, dropout=0.1)
-LOCAL = LocalConfig(width=8, depth=1, hidden=8, head=8, window=(2, 3), first=(2, 3), waves=1)
+LOCAL = LocalConfig(width=8, depth=1, hidden=8, head=8, window=(2, 3), first=(2, 3), heads=2, every=1, waves=1)
 TINY = DataSpec("image", (1, 2, 2), 3, {"label": 2})
 OUTPUTS = [Categorical(), LogisticMixture(components=3)]
 
@@ -274,6 +274,26 @@ def test_fill_is_independent_of_the_batch_and_keeps_known_values():
         model.fill(x, known[:, :, :2], rng=Rng(1, "fill"))
 
 
+def test_a_prompt_takes_one_path_and_the_same_beside_other_masks():
+    model = build(DataSpec("image", (1, 3, 3), 4, {"label": 2}), std=0.3, particles=8)
+    x, label = Rng(0, "x").integers(0, 4, (40, 1, 3, 3)), {"label": torch.arange(40) % 2}
+    prompt = (torch.arange(9) < 4).view(1, 1, 3, 3).expand(40, 1, 3, 3)
+    alone = model.fill(x, prompt, label, rng=Rng(1, "fill"))
+    mixed = prompt.clone()
+    mixed[1::2] = ~prompt[1::2]
+    beside = model.fill(x, mixed, label, rng=Rng(1, "fill"))
+    assert torch.equal(beside[0::2], alone[0::2])
+    rows = []
+    start = model.network.start
+    model.network.start = lambda n, cond: rows.append(n) or start(n, cond)
+    with torch.no_grad():
+        free = model.fill(x, torch.zeros_like(prompt), label, rng=Rng(1, "fill"))
+        assert torch.equal(free, model.sample(40, label, rng=Rng(1, "fill")))
+    assert rows == [40, 40]  # as much work as sampling
+    model.fill(x, mixed, label, rng=Rng(1, "fill"))
+    assert sum(rows) > 8 * 40
+
+
 def test_trace_reveals_the_sample_value_by_value():
     model = build(TINY, order="columns")
     with torch.no_grad():
@@ -335,7 +355,7 @@ def test_config_survives_json_and_names_what_the_model_can():
     config = AutoregressiveConfig(network=NETWORK, output=LogisticMixture(), order="columns", grid=(2, 2))
     kinds = {c.kind: c for c in (AutoregressiveConfig, TransformerConfig, LogisticMixture, TokenSampling)}
     assert decode(encode(config), kinds) == config
-    assert capabilities(build(TINY)) == ("log_prob", "fill", "trace")
+    assert capabilities(build(TINY)) == ("log_prob", "fill", "code", "trace")
     with pytest.raises(ValueError, match="levels"):
         config.build(DataSpec("vector", (4,)))
     with pytest.raises(ValueError, match="does not hold"):

@@ -24,6 +24,7 @@ from quintet.core.batch import Batch
 from quintet.core.config import STRICT, Config
 from quintet.core.model import (
     Finding,
+    HasCode,
     HasFill,
     HasLogProb,
     HasTrace,
@@ -45,6 +46,9 @@ from quintet.samplers.tokens import Next, draw, generate, restrict
 
 MOST_LOGITS = 2**24
 """Logits held at once where a likelihood is only evaluated: 64 MiB."""
+
+FILLED = 1024
+"""Rows of the cache that `fill` has at once."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -84,7 +88,7 @@ class TokenNetwork(Protocol):
     def next(self, cache: Cache, tokens: Tensor | None) -> Tensor: ...
 
 
-class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace, HasWatch):
+class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasCode, HasTrace, HasWatch):
     """See the module.
 
     Args:
@@ -214,29 +218,36 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace, HasWat
     def fill(self, x: Tensor, known: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
         """Draw the unknown values given the known ones, from the model's own distribution (temperature 1, guidance 1).
 
-        Exact where the known values come first in the order. Elsewhere a particle filter: `particles` copies of an
-        item draw its unknown values in order, are weighted by the probability of each known value they meet, and are
-        resampled when fewer than half of them count; one of the last ones is taken. It approaches the exact
-        conditional distribution as the number of particles grows.
+        Exact where the known values come first in the order: one path an item. Elsewhere a particle filter:
+        `particles` copies of an item draw its unknown values in order, are weighted by the probability of each known
+        value they meet, and are resampled when fewer than half of them count; one of the last ones is taken. It
+        approaches the exact conditional distribution as the number of particles grows.
 
         Source: Gordon, Salmond & Smith 1993; systematic resampling, Kitagawa 1996.
         """
         if x.shape[1:] != self.spec.shape or known.shape != x.shape:
             raise ValueError(f"expected (B, {self.spec.shape}) values and mask, got {x.shape} and {known.shape}")
         tokens, mask = self.read(x), self.read(known).bool()
-        done, step = [], 32  # items at once: each stands for `particles` rows of the cache
-        for first in range(0, len(x), step):
-            part = slice(first, first + step)
+        done, first = [], 0
+        while first < len(x):
+            m = 1 if bool(_leading(mask[first : first + FILLED]).all()) else self.particles
+            part = slice(first, first + max(1, FILLED // m))
             some = {name: value[part] for name, value in (cond or {}).items()}
-            done.append(self._filter(tokens[part], mask[part], some, rng.at(first)))
+            done.append(self._filter(tokens[part], mask[part], some, rng.at(first), m))
+            first = part.stop
         return self.place(torch.cat(done) if done else tokens).to(x.dtype)
 
-    def _filter(self, tokens: Tensor, mask: Tensor, cond: Cond, rng: Rng) -> Tensor:
-        n, length, m = *tokens.shape, self.particles
+    def _filter(self, tokens: Tensor, mask: Tensor, cond: Cond, rng: Rng, m: int) -> Tensor:
+        """Filled tokens (n, T) by m paths an item; an item that needs one path only gets the same by any m."""
+        n, length = tokens.shape
         device = tokens.device
-        moves = rng("tokens").uniform((n, m, length), torch.float64).to(device).flatten(0, 1)
+        moves = rng("tokens").uniform((n, 1, length), torch.float64).to(device)
+        if m > 1:
+            others = rng("tokens", "others").uniform((n, m - 1, length), torch.float64).to(device)
+            moves = torch.cat([moves, others], 1)
+        moves = moves.flatten(0, 1)  # (n m, T)
         offsets = rng("resample").uniform((n, length), torch.float64).to(device)
-        last = rng("choose").uniform((n,), torch.float64).to(device)
+        last = torch.where(_leading(mask), 0, rng("choose").uniform((n,), torch.float64).to(device))
         network = cast(TokenNetwork, self.network)
         cache = network.start(n * m, {name: value.repeat_interleave(m) for name, value in cond.items()})
         paths = tokens.repeat_interleave(m, 0)  # (n m, T)
@@ -247,6 +258,8 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace, HasWat
             drawn = draw(logits, moves[:, i])
             given = mask[:, i].repeat_interleave(m)
             paths[:, i] = torch.where(given, paths[:, i], drawn)
+            if m == 1:
+                continue
             met = logits.double().log_softmax(-1).gather(1, paths[:, i, None]).view(n, m)
             weight = weight + torch.where(mask[:, i, None], met, 0)
             share = weight.softmax(1)
@@ -259,6 +272,11 @@ class Autoregressive(Model[TokenSampling], HasLogProb, HasFill, HasTrace, HasWat
                 cache.reorder(new)
                 weight = torch.where(poor[:, None], 0.0, weight)
         return paths[rows.gather(1, draw(weight, last)[:, None])[:, 0]]
+
+
+def _leading(mask: Tensor) -> Tensor:
+    """(n,) whether what is known of an item, mask (n, T), comes before all that is not."""
+    return (mask[:, 1:] <= mask[:, :-1]).all(1)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
