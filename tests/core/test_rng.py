@@ -19,6 +19,33 @@ def test_rows_do_not_depend_on_the_batch(seed: int, first: int, rows: int) -> No
     assert torch.equal(whole[first:], part)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("first", [0, 70])
+def test_rows_are_those_of_a_generator_for_each_chunk(
+    threads: int, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the definition, one chunk after the other, however many threads share them."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr("quintet.core.rng.MANY", 100)
+    rng, whole = Rng(3, "noise").at(first), range(-(-(first + 150) // 64))
+
+    def generators() -> list[np.random.Generator]:
+        return [np.random.Generator(np.random.Philox(key=rng._philox_key((chunk,)))) for chunk in whole]
+
+    try:
+        torch.set_num_threads(threads)
+        normal, uniform, whole_numbers = rng.normal((150, 3)), rng.uniform((150,)), rng.integers(0, 9, (150, 2))
+    finally:
+        torch.set_num_threads(before)
+    rows = slice(first, first + 150)
+    expected = np.concatenate([g.standard_normal((64, 3), dtype=np.float32) for g in generators()])[rows]
+    assert np.array_equal(normal.numpy(), expected)
+    assert np.array_equal(uniform.numpy(), np.concatenate([g.random(64, dtype=np.float32) for g in generators()])[rows])
+    assert np.array_equal(
+        whole_numbers.numpy(), np.concatenate([g.integers(0, 9, (64, 2)) for g in generators()])[rows]
+    )
+
+
 def test_every_part_of_the_name_matters() -> None:
     draws = [
         Rng(0, "a").normal((64,)),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +26,11 @@ from torch import Tensor
 
 CHUNK = 64
 
-_Draw = Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]]
+MANY = 2**18
+"""Numbers of one draw from which its chunks are shared among torch's threads, about a millisecond of work."""
+
+_Draw = Callable[[np.random.Generator, NDArray[Any]], object]
+"""Fills a block of rows from a generator, in order, so that fewer rows are the beginning of more."""
 
 
 class Rng:
@@ -71,15 +76,21 @@ class Rng:
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, shape (rows, ...)."""
-        return self._rows(shape, lambda g, s: g.standard_normal(s, dtype=_numpy(dtype)))
+        kind = _numpy(dtype)
+        return self._rows(shape, kind, lambda g, block: g.standard_normal(dtype=kind, out=block))
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers uniform in [0, 1), shape (rows, ...)."""
-        return self._rows(shape, lambda g, s: g.random(s, dtype=_numpy(dtype)))
+        kind = _numpy(dtype)
+        return self._rows(shape, kind, lambda g, block: g.random(dtype=kind, out=block))
 
     def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
         """int64 uniform in {low, ..., high - 1}, shape (rows, ...)."""
-        return self._rows(shape, lambda g, s: g.integers(low, high, s, dtype=np.int64))
+
+        def draw(generator: np.random.Generator, block: NDArray[Any]) -> None:
+            block[...] = generator.integers(low, high, block.shape, dtype=np.int64)
+
+        return self._rows(shape, np.int64, draw)
 
     def permutation(self, n: int) -> NDArray[np.int64]:
         """A random order of 0..n-1, (n,) int64; it has no rows, `first` plays no part."""
@@ -102,18 +113,25 @@ class Rng:
         text = "\0".join(f"{type(part).__name__}:{part}" for part in (*self.key, *more))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
 
-    def _rows(self, shape: Sequence[int], draw: _Draw) -> Tensor:
+    def _rows(self, shape: Sequence[int], kind: Any, draw: _Draw) -> Tensor:
         if not len(shape):
             raise ValueError("shape needs at least one axis (rows)")
-        rows, event = int(shape[0]), tuple(shape[1:])
-        start, stop = self.first // CHUNK, -(-(self.first + rows) // CHUNK)
-        parts = [
-            draw(np.random.Generator(np.random.Philox(key=self._philox_key((chunk,)))), (CHUNK, *event))
-            for chunk in range(start, max(stop, start + 1))
-        ]
-        skip = self.first - start * CHUNK
-        drawn = (parts[0] if len(parts) == 1 else np.concatenate(parts))[skip : skip + rows]
-        return torch.from_numpy(np.ascontiguousarray(drawn)).to(self.device)
+        stop = self.first + int(shape[0])
+        start = self.first - self.first % CHUNK  # a chunk is drawn from its first row
+        drawn = np.empty((stop - start, *shape[1:]), kind)
+
+        def fill(row: int) -> None:
+            philox = np.random.Philox(key=self._philox_key((row // CHUNK,)))
+            draw(np.random.Generator(philox), drawn[row - start : row - start + CHUNK])
+
+        chunks, threads = range(start, stop, CHUNK), torch.get_num_threads()
+        if drawn.size < MANY or threads == 1:
+            for row in chunks:
+                fill(row)
+        else:  # the pool ends with the draw: a forked process would find its threads gone
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, chunks))
+        return torch.from_numpy(drawn[self.first - start :]).to(self.device)
 
 
 @contextmanager

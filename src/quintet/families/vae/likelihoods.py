@@ -296,21 +296,28 @@ class Gaussian(Likelihood):
         return x
 
     def _parts(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """mu (B, *E) and log sigma, (B, *E) or (*E) or one number for all."""
         y = self.split(y)
-        log_sigma = y[:, 1] if self.sharing == "example" else (_GAIN * self.log_sigma).expand_as(y[:, 0])
+        log_sigma = y[:, 1] if self.sharing == "example" else _GAIN * self.log_sigma
         return y[:, 0], log_sigma.clamp(min=-7.0)  # below a thousandth of the data's scale lies only overfitting
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         mu, log_sigma = self._parts(y)
-        each = -0.5 * ((x - mu) * torch.exp(-log_sigma)).square() - log_sigma - 0.5 * math.log(2 * math.pi)
-        return each.flatten(1).sum(1)
+        squares = ((x - mu) * torch.exp(-log_sigma)).square().flatten(1).sum(1)
+        if self.sharing == "example":
+            volume = log_sigma.flatten(1).sum(1)
+        else:  # a shared number stands for as many dimensions as there are
+            volume = log_sigma.sum() * (self.spec.dims / log_sigma.numel())
+        return -0.5 * squares - volume - self.spec.dims * 0.5 * math.log(2 * math.pi)
 
     def mean(self, y: Tensor) -> Tensor:
         return self._parts(y)[0]
 
     def sample(self, y: Tensor, rng: Rng, noise: float = 1.0) -> Tensor:
         mu, log_sigma = self._parts(y)
-        return mu + noise * log_sigma.exp() * rng("place").normal((len(y), *self.spec.shape)).to(y)
+        if not noise:
+            return mu
+        return torch.addcmul(mu, noise * log_sigma.exp(), rng("place").normal((len(y), *self.spec.shape)).to(y))
 
     def scale(self) -> Tensor | None:
         if self.sharing == "example":
@@ -324,13 +331,11 @@ def _log_mass(k: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor
     precision = torch.exp(-log_scale)
     low = (((k - 0.5) / half_range - 1) - mean) * precision
     high = low + precision / half_range
-    first, last = k == 0, k == levels - 1
-    zero = torch.zeros((), dtype=k.dtype, device=k.device)
+    first, last = (k == 0).to(k.dtype), (k == levels - 1).to(k.dtype)  # factors: `where` takes twice the time in all
     # sigma(high) sigma(-low) (1 - exp(low - high)); at an edge the open side's factors are 1
-    below = torch.where(last, zero, F.logsigmoid(high))
-    above = torch.where(first, zero, F.logsigmoid(-low))
+    below, above = F.logsigmoid(high) * (1 - last), F.logsigmoid(-low) * (1 - first)
     inside = torch.log(-torch.expm1(-precision / half_range))
-    return below + above + torch.where(first | last, zero, inside)
+    return below + above + inside * (1 - first - last)
 
 
 def _expected_level(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
