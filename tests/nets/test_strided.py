@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quintet.nets.strided import StridedConfig, _styled
+from quintet.nets.strided import StridedConfig
 
 SMALL = StridedConfig(channels=(4, 6), blocks=(1, 0))
-STYLED = StridedConfig(channels=(4, 6), blocks=(1, 0), styled=True)
-BOTH = pytest.mark.parametrize("config", [SMALL, STYLED], ids=["plain", "styled"])
 
 
 def perturbed(network):
@@ -23,10 +21,9 @@ def perturbed(network):
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 8), (28, 28), (7, 5), (1, 9), (64, 48)])
 @pytest.mark.parametrize("time", [False, True])
-@BOTH
-def test_both_directions(config, size, time):
-    encoder = config.build((2, *size), (3, 2), {"label": 4}, time=time)
-    decoder = config.build((3, 2), (2, *size), {"label": 4}, time=time)
+def test_both_directions(size, time):
+    encoder = SMALL.build((2, *size), (3, 2), {"label": 4}, time=time)
+    decoder = SMALL.build((3, 2), (2, *size), {"label": 4}, time=time)
     t = torch.rand(3) if time else None
     v = encoder(torch.randn(3, 2, *size), {"label": torch.tensor([0, 3, -1])}, t)
     assert v.shape == (3, 3, 2)
@@ -39,10 +36,9 @@ def test_neither_vector_to_vector_nor_image_to_image(inputs, outputs):
         SMALL.build(inputs, outputs, {})
 
 
-@BOTH
-def test_double_backward_of_both(config):
-    encoder = perturbed(config.build((1, 7, 6), (2,), {"label": 2}))
-    decoder = perturbed(config.build((3,), (1, 7, 6), {}))
+def test_double_backward_of_both():
+    encoder = perturbed(SMALL.build((1, 7, 6), (2,), {"label": 2}))
+    decoder = perturbed(SMALL.build((3,), (1, 7, 6), {}))
     label = {"label": torch.tensor([0, 1])}
     x = torch.randn(2, 1, 7, 6, dtype=torch.float64, requires_grad=True)
     z = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
@@ -50,30 +46,27 @@ def test_double_backward_of_both(config):
     assert torch.autograd.gradgradcheck(lambda z: decoder(z, {}), (z,))
 
 
-@BOTH
-def test_rows_do_not_mix(config):
+def test_rows_do_not_mix():
     label = torch.tensor([0, 1, 0, 1, -1])
     for inputs, outputs in (((1, 9, 8), (3,)), ((3,), (1, 9, 8))):
-        network = perturbed(config.build(inputs, outputs, {"label": 2}))
+        network = perturbed(SMALL.build(inputs, outputs, {"label": 2}))
         x = torch.randn(5, *inputs, dtype=torch.float64)
         together = network(x, {"label": label})
         alone = torch.cat([network(x[i : i + 1], {"label": label[i : i + 1]}) for i in range(5)])
         assert torch.allclose(together, alone, atol=1e-12)
 
 
-@pytest.mark.parametrize("styled", [False, True])
-def test_scale_is_kept_at_the_start(styled):
-    made = StridedConfig(channels=(32, 64), styled=styled)
+def test_scale_is_kept_at_the_start():
+    made = StridedConfig(channels=(32, 64))
     up = made.build((16,), (1, 16, 16), {})(torch.randn(64, 16), {})
     down = made.build((1, 16, 16), (64,), {})(torch.randn(64, 1, 16, 16), {})
     assert 0.2 < up.std() < 5
     assert 0.2 < down.std() < 5
 
 
-@BOTH
-def test_conditions_and_time_reach_every_parameter(config):
+def test_conditions_and_time_reach_every_parameter():
     for inputs, outputs in (((1, 8, 8), (3,)), ((3,), (1, 8, 8))):
-        network = perturbed(config.build(inputs, outputs, {"label": 2}, time=True))
+        network = perturbed(SMALL.build(inputs, outputs, {"label": 2}, time=True))
         x = torch.randn(6, *inputs, dtype=torch.float64)
         network(x, {"label": torch.tensor([0, 1, 0, 1, -1, -1])}, torch.rand(6).double()).square().sum().backward()
         for name, p in network.named_parameters():
@@ -81,28 +74,16 @@ def test_conditions_and_time_reach_every_parameter(config):
             assert p.grad.abs().sum() > 0, name
 
 
-def test_a_style_scales_and_shifts_channels_of_unit_size():
-    h, style = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
-    out = _styled(h, style)
-    for b in range(2):
-        for i in range(4):
-            for j in range(5):
-                pixel = h[b, :, i, j]
-                unit = pixel / (pixel.square().mean() + 1e-6).sqrt()
-                assert torch.allclose(out[b, :, i, j], unit * (1 + style[b, :3]) + style[b, 3:])
-
-
 @pytest.mark.parametrize("size", [(28, 28), (7, 10), (9, 4)])
 def test_gradients_keep_channels_last(size):
     """A gradient in another order makes an activation's backward pass up to seventy times as slow."""
-    for config in (SMALL, STYLED):
-        for inputs, outputs in (((2, *size), (3,)), ((3,), (2, *size))):
-            network = config.build(inputs, outputs, {})
-            seen: list[torch.Tensor | None] = []
-            for layer in network.modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    layer.register_full_backward_hook(lambda _, wrt, given, seen=seen: seen.extend([*wrt, *given]))
-            network(torch.randn(4, *inputs, requires_grad=True), {}).square().sum().backward()
-            pictures = [g for g in seen if g is not None and g.ndim == 4]
-            assert len(pictures) > 2
-            assert all(g.is_contiguous(memory_format=torch.channels_last) for g in pictures)
+    for inputs, outputs in (((2, *size), (3,)), ((3,), (2, *size))):
+        network = SMALL.build(inputs, outputs, {})
+        seen: list[torch.Tensor | None] = []
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_full_backward_hook(lambda _, wrt, given, seen=seen: seen.extend([*wrt, *given]))
+        network(torch.randn(4, *inputs, requires_grad=True), {}).square().sum().backward()
+        pictures = [g for g in seen if g is not None and g.ndim == 4]
+        assert len(pictures) > 2
+        assert all(g.is_contiguous(memory_format=torch.channels_last) for g in pictures)

@@ -28,9 +28,8 @@ from quintet.core.config import STRICT
 from quintet.core.recipe import NetworkConfig
 from quintet.core.spec import Cond
 from quintet.nets.conv import SLOPE, Context, ConvBlock, pyramid
-from quintet.nets.layers import edge, rms_norm
+from quintet.nets.layers import edge
 
-STYLE = 128  # width of what scales and shifts the channels of a styled decoder
 GAIN = (2 / (1 + SLOPE**2)) ** 0.5  # keeps the scale through a leaky ReLU
 
 
@@ -106,7 +105,6 @@ class StridedDecoder(nn.Module):
         channels: Sequence[int],
         blocks: Sequence[int],
         smallest: int,
-        styled: bool,
     ) -> None:
         super().__init__()
         self.sizes = _sizes((outputs[1], outputs[2]), smallest)[::-1]
@@ -116,10 +114,7 @@ class StridedDecoder(nn.Module):
         self.first = (*self.sizes[0], widths[0])
         given = prod(inputs) + self.context.width
         self.enter = edge(_started(nn.Linear(given, prod(self.first)), 1.0))
-        self.style = _started(nn.Linear(given, STYLE), GAIN) if styled else None
-        self.shift = (
-            _shifts([2 * w for w in widths[:-1]], STYLE) if styled else _shifts(widths[:-1], self.context.width)
-        )
+        self.shift = _shifts(widths[:-1], self.context.width)
         self.blocks = nn.ModuleList(
             nn.ModuleList(ConvBlock(w, self.context.width, max(1, sum(counts))) for _ in range(count))
             for w, count in zip(widths[:-1], counts, strict=True)
@@ -131,10 +126,9 @@ class StridedDecoder(nn.Module):
         """x (B, *inputs) -> (B, C, H, W)."""
         context = self.context(cond, t, x)
         v = x.flatten(1) if context is None else torch.cat([x.flatten(1), context], 1)
-        style = None if self.style is None else F.leaky_relu(self.style(v), SLOPE)
         h: Tensor = self.enter(v).unflatten(1, self.first).movedim(-1, 1)  # channels last
         for i, (up, shift, blocks) in enumerate(zip(self.up, self.shift, self.blocks, strict=True)):
-            h = _moved(h, shift, context) if style is None else _styled(h, shift(style))
+            h = _moved(h, shift, context)
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, context)
             grown = F.interpolate(h, size=self.sizes[i + 1], mode="bilinear", align_corners=False)
@@ -150,15 +144,12 @@ class StridedConfig(NetworkConfig):
         channels: after the first halving, the second, ...; the last repeats.
         blocks: residual blocks at each of these sizes; the last repeats.
         smallest: side at which the halvings end; there is at least one.
-        styled: whether a decoder normalises each pixel's channels at every size, and scales and shifts them by input
-            and conditions, so that what is drawn is decided at every size, not only at the smallest.
     """
 
     kind = "strided-conv"
     channels: tuple[int, ...] = Field(default=(48, 96, 192), min_length=1)
     blocks: tuple[int, ...] = Field(default=(0,), min_length=1)
     smallest: int = Field(default=4, ge=1)
-    styled: bool = False
 
     def build(
         self,
@@ -172,14 +163,16 @@ class StridedConfig(NetworkConfig):
         images = (len(inputs) == 3, len(outputs) == 3)
         if images not in ((True, False), (False, True)):
             raise ValueError(f"a strided network maps an image to a vector or back, got {inputs} to {outputs}")
-        sizes = {"blocks": self.blocks, "channels": self.channels}
-        network: nn.Module
-        if images[0]:
-            network = StridedEncoder(inputs, outputs, conditions, time=time, smallest=self.smallest, **sizes)
-        else:
-            network = StridedDecoder(
-                inputs, outputs, conditions, time=time, smallest=self.smallest, styled=self.styled, **sizes
-            )
+        cls: type[StridedEncoder] | type[StridedDecoder] = StridedEncoder if images[0] else StridedDecoder
+        network = cls(
+            inputs,
+            outputs,
+            conditions,
+            time=time,
+            channels=self.channels,
+            blocks=self.blocks,
+            smallest=self.smallest,
+        )
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -194,9 +187,3 @@ def _shifts(widths: Sequence[int], context: int) -> nn.ModuleList:
 def _moved(h: Tensor, shift: nn.Module, context: Tensor | None) -> Tensor:
     """h plus a shift per channel that depends on the context."""
     return h if context is None else h + shift(context)[:, :, None, None]
-
-
-def _styled(h: Tensor, style: Tensor) -> Tensor:
-    """h (B, C, H, W) with each pixel's channels at unit size, scaled and shifted by style (B, 2 C)."""
-    scale, shift = style[:, None, None].chunk(2, -1)
-    return (rms_norm(h.movedim(1, -1)) * (1 + scale) + shift).movedim(-1, 1)

@@ -9,10 +9,9 @@ Huang et al. 2024, arXiv:2501.05441: Adam without momentum, beta2 0.9 -> 0.99, r
 all over the planned run. Departures: rates of 1e-3 to 4e-3, which short runs of small networks need; the rate falls to
 0 instead of a quarter; a tanh bounds pixels. Small images: discriminators see lightly noised and sometimes shifted
 images, as they learn a thousand pictures by heart within seconds. Larger images: strided networks instead of residual
-ones, which work at a quarter of the image's size and below; the generator normalises each pixel's channels and scales
-and shifts them by latent and label at every size (Karras et al. 2018, arXiv:1710.10196, and 2019, arXiv:1812.04948); R1
-and R2 are estimated on every fourth pair, since the double backward is most of a step; augmentation grows with the
-number of epochs, to probability 0.4 after 20. Vectors: coins in the latent and sines of the input.
+ones, which work at a quarter of the image's size and below; R1 and R2 are estimated on every fourth pair, since the
+double backward is most of a step; augmentation grows with the number of epochs, to probability 0.4 after 20. Vectors:
+coins in the latent and sines of the input.
 
 Measured figures: docs/families/gan.md.
 """
@@ -31,7 +30,6 @@ from quintet.nets.strided import StridedConfig
 MLP_PIXELS = 256
 GAMMA = 2 / 28**2  # a pixel, as in Karras et al. 2020 (arXiv:2006.06676, appendix C); tuned at 28 x 28
 SMALL, LARGE = (48, 96, 192), (24, 48, 96, 192)  # channels after each halving, up to 32 pixels a side and above
-FINEST = 24  # channels of the generator at half the image's side: what is grown to full size decides its cost
 
 
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
@@ -68,14 +66,14 @@ def _pixels() -> Stage:
 
 def images(spec: DataSpec) -> Stage:
     """Strided convolutions without normalisation on pixels in [-1, 1]; gamma grows with the number of pixels."""
-    channels = SMALL if max(spec.shape[1:]) <= 32 else LARGE
+    network = StridedConfig(channels=SMALL if max(spec.shape[1:]) <= 32 else LARGE)
     gamma = GAMMA * spec.shape[1] * spec.shape[2]
     return Stage(
         name="model",
         codec=PixelCodecConfig(),
         model=GANConfig(
-            generator=StridedConfig(channels=(FINEST, *channels[1:]), styled=True),
-            discriminator=StridedConfig(channels=channels),
+            generator=network,
+            discriminator=network,
             latent=64,
             bound=1.1,
             features=128,
