@@ -7,7 +7,17 @@ from sklearn.decomposition import PCA
 
 from quintet.core.spec import DataSpec
 from quintet.metrics.distances import Polynomial, mmd2
-from quintet.metrics.judges import CoordinateSpace, Judge, PCASpace, PixelSpace, make_judge, train_judge
+from quintet.metrics.judges import (
+    CoordinateSpace,
+    Judge,
+    PCASpace,
+    PixelSpace,
+    RandomSpace,
+    make,
+    make_judge,
+    train_exemplars,
+    train_judge,
+)
 
 SPEC = DataSpec("image", (1, 8, 8), 17, {"label": 10})
 
@@ -60,12 +70,35 @@ def test_saved_and_loaded(judge, digits, tmp_path):
 
 def test_without_labels_it_still_sees_noise(digits):
     x = digits[0]
-    judge = train_judge(x[:200], None, DataSpec("image", (1, 8, 8), 17), steps=80, networks=1)
+    judge = train_exemplars(x[:200], DataSpec("image", (1, 8, 8), 17), steps=80, networks=1)
     noisy = np.clip(x[800:1100] + np.random.default_rng(23).normal(0, 6, (300, 1, 8, 8)), 0, 16).round()
     real = judge.features(x[400:700])
     value, se = mmd2(judge.features(noisy), real, Polynomial())
     assert value > 4 * se
     assert "exemplar" in judge.name
+
+
+def test_random_features_know_no_data_but_their_scale(digits):
+    x = digits[0]
+    space, other = RandomSpace(x[:270], SPEC), RandomSpace(x[270:540], SPEC)
+    assert all(np.array_equal(a, b) for a, b in zip(space.weights, other.weights, strict=True))
+    found = space.features(x[:270])
+    assert (found.std(0) ** 2).mean() == pytest.approx(1, abs=1e-3)
+    assert np.allclose(space.features(x[9:10]), found[9:10], atol=1e-4)
+    real = space.features(x[600:900])
+    blurry = np.repeat(np.repeat(x[300:600, :, ::2, ::2], 2, 2), 2, 3)
+    value, se = mmd2(space.features(blurry), real, Polynomial())
+    assert value > 4 * se
+    with pytest.raises(ValueError, match="images"):
+        RandomSpace(np.ones((5, 2)), DataSpec("vector", (2,)))
+
+
+def test_without_labels_the_judge_is_the_self_supervised_one(digits, monkeypatch):
+    spec = DataSpec("image", (1, 8, 8), 17)
+    short = train_exemplars(digits[0][:20], spec, steps=2, networks=1)
+    assert (short.task, short.classes) == ("exemplars", 20)
+    monkeypatch.setattr(make, "train_exemplars", lambda raw, spec, *, seed: short)
+    assert make_judge(digits[0][:20], None, spec) is short
 
 
 def test_other_shapes(digits):
@@ -107,4 +140,4 @@ def test_coordinates_and_their_classes():
 
 def test_vectors_have_no_judge_network():
     with pytest.raises(ValueError, match="images"):
-        train_judge(np.ones((5, 2)), None, DataSpec("vector", (2,)))
+        train_judge(np.ones((5, 2)), np.zeros(5, np.int64), DataSpec("vector", (2,)))

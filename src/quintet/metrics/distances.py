@@ -55,7 +55,9 @@ class Polynomial:
         inner = x @ y.T
         inner *= 1 / x.shape[1] if self.gamma is None else self.gamma
         inner += self.coef
-        power: Array = inner**self.degree
+        power = inner.copy()
+        for _ in range(self.degree - 1):  # numpy's ** is a call of pow for each number, many times as slow
+            power *= inner
         return power
 
 
@@ -106,10 +108,12 @@ def squared_distances(x: Array, y: Array, offset: Array | float | None = None) -
     if offset is None:
         offset = np.rint(y.mean(axis=0)) if len(y) else 0.0
     a, b = x - offset, y - offset
-    squared = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :]
-    squared -= 2 * (a @ b.T)
-    result: Array = np.maximum(squared, 0.0)
-    return result
+    squared: Array = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :]  # a sum that knows no order of x and y
+    product = a @ b.T
+    product *= 2
+    squared -= product
+    np.maximum(squared, 0.0, out=squared)
+    return squared
 
 
 class Discrepancy(NamedTuple):
@@ -132,8 +136,8 @@ def mmd2(x: NDArray[np.generic], y: NDArray[np.generic], kernel: Kernel, block: 
     n, m = len(a), len(b)
     if min(n, m) < 3:
         raise ValueError(f"MMD needs at least 3 items on each side, got {n} and {m}")
-    own_a, own_b = _row_sums(a, a, kernel, block, diagonal=False), _row_sums(b, b, kernel, block, diagonal=False)
-    cross_a, cross_b = _both_sums(a, b, kernel, block)
+    own_a, own_b = _own_sums(a, kernel, block), _own_sums(b, kernel, block)
+    cross_a, cross_b = _cross_sums(a, b, kernel, block)
     total_a, total_b, total = own_a.sum(), own_b.sum(), cross_a.sum()
     value = total_a / (n * (n - 1)) + total_b / (m * (m - 1)) - 2 * total / (n * m)
     # the statistic without item i of x (row sums make it one subtraction), and without item j of y
@@ -183,7 +187,7 @@ def frechet(x: NDArray[np.generic], y: NDArray[np.generic]) -> float:
     a, b = pair(x, y)
     if min(len(a), len(b)) < 2:
         raise ValueError(f"a covariance needs at least 2 items, got {len(a)} and {len(b)}")
-    return frechet_gaussians(a.mean(0), covariance(a), b.mean(0), covariance(b))
+    return _between(a.mean(0), _root_of(a), b.mean(0), _root_of(b))
 
 
 def frechet_gaussians(mean_x: Array, cov_x: Array, mean_y: Array, cov_y: Array) -> float:
@@ -192,10 +196,7 @@ def frechet_gaussians(mean_x: Array, cov_x: Array, mean_y: Array, cov_y: Array) 
     tr (A B)^1/2 is the sum of the singular values of A^1/2 B^1/2: no complex square root, and exact for singular
     covariances.
     """
-    difference = mean_x - mean_y
-    middle = np.linalg.svd(_root(cov_x).T @ _root(cov_y), compute_uv=False).sum()
-    value = difference @ difference + np.trace(cov_x) + np.trace(cov_y) - 2 * middle
-    return max(float(value), 0.0)
+    return _between(mean_x, _root(cov_x), mean_y, _root(cov_y))
 
 
 def fd(
@@ -239,6 +240,22 @@ def covariance(x: Array) -> Array:
     return result
 
 
+def _between(mean_x: Array, root_x: Array, mean_y: Array, root_y: Array) -> float:
+    """The Fréchet distance of Gaussians by any roots R of their covariances R R^T, (d, k) each."""
+    difference = mean_x - mean_y
+    middle = np.linalg.svd(root_x.T @ root_y, compute_uv=False).sum()
+    value = difference @ difference + (root_x * root_x).sum() + (root_y * root_y).sum() - 2 * middle
+    return max(float(value), 0.0)
+
+
+def _root_of(x: Array) -> Array:
+    """R with R R^T = covariance(x): of fewer items than dimensions the centred items themselves, (d, N)."""
+    if len(x) < x.shape[1]:
+        root: Array = (x - x.mean(axis=0)).T / math.sqrt(len(x) - 1)
+        return root
+    return _root(covariance(x))
+
+
 def _root(cov: Array) -> Array:
     """R with R R^T = cov; directions of numerically zero variance are dropped to exactly zero."""
     values, vectors = np.linalg.eigh(cov)
@@ -247,18 +264,22 @@ def _root(cov: Array) -> Array:
     return root
 
 
-def _row_sums(x: Array, y: Array, kernel: Kernel, block: int, *, diagonal: bool) -> Array:
+def _own_sums(x: Array, kernel: Kernel, block: int) -> Array:
+    """Sums of the kernel over each row's other items; symmetric, so half of the blocks are computed."""
     sums = np.zeros(len(x))
     for i in range(0, len(x), block):
-        for j in range(0, len(y), block):
-            part = kernel(x[i : i + block], y[j : j + block])
-            if not diagonal and i == j:
+        for j in range(i, len(x), block):
+            part = kernel(x[i : i + block], x[j : j + block])
+            if i == j:
                 np.fill_diagonal(part, 0.0)
+            else:
+                sums[j : j + block] += part.sum(axis=0)
             sums[i : i + block] += part.sum(axis=1)
     return sums
 
 
-def _both_sums(x: Array, y: Array, kernel: Kernel, block: int) -> tuple[Array, Array]:
+def _cross_sums(x: Array, y: Array, kernel: Kernel, block: int) -> tuple[Array, Array]:
+    """Sums of the kernel over rows and over columns."""
     rows, columns = np.zeros(len(x)), np.zeros(len(y))
     for i in range(0, len(x), block):
         for j in range(0, len(y), block):

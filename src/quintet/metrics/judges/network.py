@@ -1,16 +1,12 @@
-"""Feature spaces in which samples are judged: a network trained on the judge split, PCA, pixels, coordinates.
+"""The judge network: small convolutional nets trained by a fixed recipe on the judge split.
 
-What it is: maps from raw data to feature rows, each with its name for the protocols. What it is not: pretrained; no
-weights are fetched, and no generator ever sees the judge split.
+What it is: an ensemble of three nets that learn a class for each image from augmented views (shift, turn, scale,
+contrast, noise). Features are their penultimate activations side by side, standardised and turned to their leading
+principal components on the judge split; classes are a vote over the nets and small shifts. The classes are labels, or
+each image is its own class (see selfsupervised). What it is not: pretrained; no weights are fetched, and no generator
+ever sees the judge split.
 
-The judge network is an ensemble of small convolutional nets that learn the labels from augmented images (shift, turn,
-scale, contrast, noise). Features are their penultimate activations side by side, standardised and turned to their
-leading principal components on the judge split; classes are a vote over the nets and small shifts. Without labels
-each image is its own class (exemplar learning), so the features tell images apart and ignore the augmentations. Vectors
-are judged in their own coordinates, standardised.
-
-Sources: Dosovitskiy et al. 2014, arXiv:1406.6909 (exemplar classes); Szegedy et al. 2016, section 7, arXiv:1512.00567
-(label smoothing); Loshchilov & Hutter 2019 (AdamW).
+Sources: Szegedy et al. 2016, section 7, arXiv:1512.00567 (label smoothing); Loshchilov & Hutter 2019 (AdamW).
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,142 +25,14 @@ from torch import Tensor, nn
 
 from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
-from quintet.metrics.distances import Kernel, Polynomial, real_kernels
-from quintet.metrics.neighbours import nearest
-from quintet.metrics.sizes import SMALL, Array, Features, matrix, small
+from quintet.metrics.distances import Kernel, Polynomial
+from quintet.metrics.judges.spaces import leading
+from quintet.metrics.sizes import Array
 
-EXEMPLARS = 256
 BATCH = 256
-
-COMPONENTS = 64
-"""Features at most: what small nets add beyond is noise to a covariance of a few hundred items."""
-
-EXACT = 1000
-"""Up to so many rows or columns all principal components are computed; of larger matrices the leading ones, by random
-projection with a fixed seed (Halko et al. 2011, arXiv:0909.4061)."""
 
 SHIFTS = ((0.0, 0.0), (0.09, 0.0), (-0.09, 0.0), (0.0, 0.09), (0.0, -0.09))
 """Where an image is looked at for its class, in halves of its width and height."""
-
-
-class Space(Protocol):
-    """Raw data to features; `kernel` is the one its MMD is taken with."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def kernel(self) -> Kernel: ...
-
-    def features(self, raw: NDArray[np.generic]) -> Features:
-        """(N, *raw) to (N, d); row i depends on item i alone."""
-        ...
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-class PixelSpace:
-    """Raw values, brought to [-1, 1] where they have levels."""
-
-    def __init__(self, spec: DataSpec) -> None:
-        self.spec = spec
-        self.name = "raw values" if spec.kind != "image" else "pixels"
-        if spec.kind == "image" and max(spec.shape[1:]) > SMALL:
-            self.name = f"pixels, averaged to {SMALL} along the longer side"
-        self.kernel: Kernel = Polynomial()
-
-    def features(self, raw: NDArray[np.generic]) -> Features:
-        if self.spec.levels is None:
-            return matrix(small(raw))
-        # half of the memory, and equal values stay equal
-        rows = np.asarray(small(raw), np.float32).reshape(len(raw), -1) * np.float32(2 / (self.spec.levels - 1))
-        rows -= 1
-        return rows
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "pixels", "name": self.name}
-
-
-class PCASpace:
-    """Principal components of the training split, whitened: where choices on validation data are made.
-
-    Args:
-        train: (N, ...) raw training items; of more than MOST evenly spaced ones.
-        components: at most; fewer where they reach `share` of the variance.
-        share: of the variance to keep.
-        kernel: of the space's MMD; None for vectors means Gaussian kernels on training distances.
-    """
-
-    MOST = 4000
-
-    def __init__(
-        self, train: NDArray[np.generic], *, components: int = 32, share: float = 0.99, kernel: Kernel | None = None
-    ) -> None:
-        rows = matrix(small(train[:: max(1, -(-len(train) // self.MOST))]))
-        self.mean: Array = rows.mean(axis=0)
-        singular, axes, total = _leading_axes(rows - self.mean, components)
-        variance = singular**2 / max(len(rows) - 1, 1)
-        real = variance > variance[0] * 1e-12 if variance[0] > 0 else np.arange(len(variance)) == 0
-        enough = int(np.searchsorted(np.cumsum(variance) / max(total / max(len(rows) - 1, 1), 1e-300), share)) + 1
-        keep = max(1, min(components, enough, int(real.sum())))
-        # whitening: without it the first two or three components are all that a distance sees
-        self.axes: Array = axes[:keep].T / np.sqrt(np.maximum(variance[:keep], 1e-300))
-        self.name = f"PCA of the training split, {keep} whitened components"
-        self.kernel: Kernel = Polynomial() if kernel is None else kernel
-
-    def features(self, raw: NDArray[np.generic]) -> Array:
-        result: Array = (matrix(small(raw)) - self.mean) @ self.axes
-        return result
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "pca", "name": self.name, "components": int(self.axes.shape[1])}
-
-
-class CoordinateSpace:
-    """Standardised raw coordinates: the judge's space for vectors, with a vote of neighbours for classes.
-
-    Args:
-        raw: (N, D) items of the judge split.
-        labels: (N,) their classes, or None.
-    """
-
-    NEIGHBOURS = 5
-
-    def __init__(self, raw: NDArray[np.generic], labels: NDArray[np.int64] | None = None, classes: int = 0) -> None:
-        rows = matrix(raw)
-        self.mean: Array = rows.mean(axis=0)
-        scale = rows.std(axis=0)
-        self.scale: Array = np.where(scale > 0, scale, 1.0)
-        self.classes = classes if labels is not None else 0
-        self.name = "standardised coordinates"
-        self.accuracy: float | None = None
-        self._rows: Array = (rows - self.mean) / self.scale
-        self._labels = labels
-        # a polynomial kernel of degree 3 cannot tell a ring of modes from a blob with its first moments
-        self.kernel: Kernel = real_kernels(self._rows)
-
-    def features(self, raw: NDArray[np.generic]) -> Array:
-        result: Array = (matrix(raw) - self.mean) / self.scale
-        return result
-
-    def predict(self, raw: NDArray[np.generic]) -> NDArray[np.int64]:
-        """(N,) classes by vote of the judge split's nearest items, the nearest one deciding ties."""
-        if self._labels is None:
-            raise ValueError("this judge was given no labels")
-        k = min(self.NEIGHBOURS, len(self._rows))
-        votes = self._labels[nearest(self.features(raw), self._rows, k).item]  # (N, k)
-        counts = (votes[:, :, None] == np.arange(self.classes)).sum(axis=1).astype(np.float64)
-        counts[np.arange(len(votes)), votes[:, 0]] += 0.5
-        best: NDArray[np.int64] = counts.argmax(axis=1)
-        return best
-
-    def measure(self, raw: NDArray[np.generic], labels: NDArray[np.int64]) -> float:
-        """Accuracy on real items outside the judge split; kept as `accuracy`."""
-        self.accuracy = float((self.predict(raw) == labels).mean())
-        return self.accuracy
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "coordinates", "name": self.name, "classes": self.classes, "accuracy": self.accuracy}
 
 
 class JudgeNet(nn.Module):
@@ -319,9 +187,10 @@ class Judge:
 
 def train_judge(
     raw: NDArray[np.generic],
-    labels: NDArray[np.int64] | None,
+    targets: NDArray[np.int64],
     spec: DataSpec,
     *,
+    task: Task = "labels",
     classes: int | None = None,
     seed: int = 0,
     networks: int = 3,
@@ -333,9 +202,10 @@ def train_judge(
 
     Args:
         raw: (N, C, H, W) raw images of the judge split.
-        labels: (N,) classes; None: exemplar classes.
+        targets: (N,) classes.
         spec: of the raw data.
-        classes: number of classes; by default the highest label + 1.
+        task: what the classes are.
+        classes: number of classes; by default the highest target + 1.
         seed: of weights, order and augmentation.
         networks: members of the ensemble.
         steps, batch: of each member.
@@ -344,51 +214,21 @@ def train_judge(
     """
     if spec.kind != "image" or raw.ndim != 4:
         raise ValueError(f"a judge network needs images (N, C, H, W), got {raw.shape}")
-    task: Task = "labels" if labels is not None else "exemplars"
-    if labels is None:
-        raw = raw[:EXEMPLARS]
-        targets = torch.arange(len(raw))
-        number = len(raw)
-    else:
-        targets = torch.from_numpy(np.asarray(labels, np.int64))
-        number = int(classes or int(targets.max()) + 1)
-    low, high = _range(raw, spec)
-    rng = Rng(seed, "judge")
+    wanted = torch.from_numpy(np.asarray(targets, np.int64))
+    number = int(classes or int(wanted.max()) + 1)
+    low, high = value_range(raw, spec)
+    rng = Rng(seed, "judge") if task == "labels" else Rng(seed, "judge", task)
     with layer_noise(rng("init")):
         nets = nn.ModuleList(JudgeNet(spec.shape, number, width) for _ in range(networks))
     info = {"seed": seed, "steps": steps, "batch": batch, "items": len(raw)}
     judge = Judge(spec, nets, task=task, low=low, high=high, info=info)
     x = judge._scaled(raw)
     for i, net in enumerate(nets):
-        _fit(net.requires_grad_(True).train(), x, targets, steps, min(batch, 4 * len(x)), rng("net", i))
+        _fit(net.requires_grad_(True).train(), x, wanted, steps, min(batch, 4 * len(x)), rng("net", i))
         net.eval().requires_grad_(False)
     found = judge._activations(raw)
-    judge.mean, judge.axes = found.mean(axis=0), _leading(found)
+    judge.mean, judge.axes = found.mean(axis=0), leading(found)
     return judge
-
-
-def _leading_axes(centred: Array, components: int) -> tuple[Array, Array, float]:
-    """Singular values, axes and the sum of all squared singular values; of large matrices only the leading ones."""
-    total = float(np.einsum("ij,ij->", centred, centred))
-    if min(centred.shape) <= EXACT:
-        _, singular, axes = np.linalg.svd(centred, full_matrices=False)
-    else:
-        from sklearn.utils.extmath import randomized_svd
-
-        _, singular, axes = randomized_svd(centred, components, n_iter=6, random_state=0)
-    return singular, axes, total
-
-
-def _leading(found: Array) -> Array:
-    """(width, d): standardises activations (N, width), then takes leading components, with mean variance one."""
-    scale = found.std(axis=0)
-    most = max(float(scale.max()), 1e-12)
-    weight = 1 / np.where(scale > 1e-3 * most, scale, most)
-    _, singular, axes = np.linalg.svd((found - found.mean(axis=0)) * weight, full_matrices=False)
-    keep = max(1, min(COMPONENTS, int((singular > 1e-6 * max(singular[0], 1e-12)).sum())))
-    spread = math.sqrt(float((singular[:keep] ** 2).mean()) / len(found))
-    result: Array = weight[:, None] * axes[:keep].T / max(spread, 1e-12)
-    return result
 
 
 def _shifted(x: Tensor, right: float, down: float) -> Tensor:
@@ -431,23 +271,9 @@ def _augment(x: Tensor, rng: Rng) -> Tensor:
     return (moved + 1 + 0.22 * rng("noise").normal(tuple(x.shape))) * contrast - 1  # -1 is the background
 
 
-def _range(raw: NDArray[np.generic], spec: DataSpec) -> tuple[float, float]:
+def value_range(raw: NDArray[np.generic], spec: DataSpec) -> tuple[float, float]:
+    """The lowest and the highest raw value: of the levels, or of the items given."""
     if spec.levels is not None:
         return 0.0, float(spec.levels - 1)
     low, high = float(raw.min()), float(raw.max())
     return (low, high) if high > low else (low, low + 1.0)
-
-
-def make_judge(
-    raw: NDArray[np.generic],
-    labels: NDArray[np.int64] | None,
-    spec: DataSpec,
-    *,
-    classes: int | None = None,
-    seed: int = 0,
-) -> Judge | CoordinateSpace:
-    """The judge that fits the data: a network for images, standardised coordinates for vectors."""
-    if spec.kind == "image" and raw.ndim == 4:
-        return train_judge(raw, labels, spec, classes=classes, seed=seed)
-    number = int(classes or (int(labels.max()) + 1 if labels is not None and len(labels) else 0))
-    return CoordinateSpace(raw, labels, number)
