@@ -59,6 +59,22 @@ def test_kl_agrees_with_scipy_and_perfect_samples_score_the_floor():
     assert draws.mean() == pytest.approx(kl_floor(10, 500), rel=0.15)
 
 
+def test_the_floor_is_that_of_the_set_size_whatever_the_number_of_samples():
+    """1,000 perfect samples judged in sets of 250 score as 250 do, the real shares being counted on 400 items."""
+    g = np.random.default_rng(17)
+    shares = g.dirichlet(np.full(8, 20.0))
+    values, whole = [], []
+    for i in range(300):
+        fair = g.multinomial(400, shares) / 400
+        drawn = g.choice(8, 1000, p=shares)
+        found = class_metrics(drawn, fair, "a judge", rng=Rng(i, "test"), size=250, real=400)["modes_kl"]
+        values.append(found.value)
+        whole.append(class_metrics(drawn, fair, "a judge", rng=Rng(i, "test"))["modes_kl"].value)
+    assert f"in sets of 250; perfect samples: {kl_floor(8, 250, 400):.4f}" in found.protocol
+    assert np.mean(values) == pytest.approx(kl_floor(8, 250, 400), rel=0.12)
+    assert np.mean(whole) == pytest.approx(kl_floor(8, 1000, 400), rel=0.12)
+
+
 def test_dropped_classes():
     g = np.random.default_rng(16)
     fair = np.full(10, 0.1)

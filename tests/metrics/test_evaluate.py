@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from quintet.core.results import METRICS
+from quintet.core.results import METRICS, SPACES
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.metrics.baselines import baselines
 from quintet.metrics.evaluate import Modes, Part, Reference
-from quintet.metrics.judges import make_judge, train_judge
+from quintet.metrics.judges import RandomSpace, make_judge, train_exemplars, train_judge
 
 SPEC = DataSpec("image", (1, 8, 8), 17, {"label": 10})
 
@@ -30,7 +30,10 @@ def parts():
 def reference(parts):
     train, validation, judge, test = parts
     space = train_judge(*judge, SPEC, steps=80, networks=1)
-    return Reference(SPEC, train=train, test=test, judge=space, spare=np.concatenate([validation.x, judge.x]))
+    own = train_exemplars(judge.x, SPEC, steps=40, networks=1)
+    spare = np.concatenate([validation.x, judge.x])
+    random = RandomSpace(judge.x, SPEC)
+    return Reference(SPEC, train=train, test=test, judge=space, own=own, random=random, spare=spare)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,22 @@ def test_names(rows, reference):
             assert math.isfinite(estimate.value)
             assert estimate.low <= estimate.value <= estimate.high, name
             assert estimate.protocol
+
+
+def test_every_space_has_its_distances(rows, reference):
+    assert {f"kid{suffix}" for suffix in reference.spaces} == set(SPACES)
+    for metric in (*SPACES, "fd_self", "fd_random"):
+        assert rows["bootstrap"][metric].value < rows["histograms"][metric].value < rows["collapsed"][metric].value
+    assert "exemplar" in rows["bootstrap"]["kid_self"].protocol
+    assert "random" in rows["bootstrap"]["kid_random"].protocol
+
+
+def test_some_rows_of_views_are_those_of_the_whole(reference, parts):
+    whole = reference.views(parts[0].x[:40])
+    some = np.array([3, 30, 4])
+    for suffix, space in reference.spaces.items():
+        assert np.array_equal(whole.rows(some)[suffix], whole[suffix][some])
+        assert np.allclose(whole.rows(some)[suffix], space.features(parts[0].x[some]), atol=1e-4)
 
 
 def test_floor_is_where_real_data_are(reference):
@@ -113,7 +132,7 @@ def test_too_few_and_broken_samples_are_null(reference, parts):
 
 def test_small_data_are_null_not_errors(parts):
     x = parts[0].x
-    space = train_judge(x[:5], None, SPEC, steps=2, networks=1)
+    space = train_exemplars(x[:5], SPEC, steps=2, networks=1)
     for n in (1, 3):
         tiny = Reference(SPEC, train=Part(x[:n]), test=Part(x[n : 2 * n]), judge=space)
         for found in (tiny.evaluate(x[:50]), tiny.floor()):

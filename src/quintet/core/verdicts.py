@@ -1,9 +1,13 @@
 """How sure a difference between two recipes is.
 
-With two to five paired seeds a difference is at most "likely", and only if every seed of A beats every seed of B,
-the sample-level 95 % intervals are disjoint, and the gap exceeds the floor's standard deviation. "Established" needs
-six pairs or more: an exact sign-flip test on the paired differences, Holm-corrected over the families compared.
-Anything else is "too close to call".
+In one space: "established" needs six paired seeds or more, an exact sign-flip test on their differences at 5 %,
+Holm-corrected over what is compared. "Likely" needs two pairs, every seed of A better than every seed of B, disjoint
+sample-level 95 % intervals, and a gap of the medians above the floor's standard deviation. Anything else is "too close
+to call". A distance is taken in several spaces: a difference that is sure in one of them counts only if it is so in the
+main one and no other reverses the order, else it is "mixed". A metric that failed its ladder takes no part.
+
+`compare` is one comparison in one space, `settled` one in all spaces; both are for a pair that was named before
+anything was measured. `leader` and `standings` look at all recipes and correct for it.
 
 Sources: Fisher 1935 (randomisation test), Holm 1979.
 """
@@ -12,21 +16,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cache
+from itertools import combinations, product
 from statistics import median
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quintet.core.results import BETTER, Estimate, RecipeResult, SeedResult
+from quintet.core.results import BETTER, SPACES, Compare, Estimate, PairVerdict, RecipeResult, SeedResult
+from quintet.core.rng import Rng
 
-Word = Literal["established", "likely", "too close to call"]
+Word = Literal["established", "likely", "mixed", "too close to call"]
+Sure = Literal["established", "likely", "too close to call"]
 Way = float | Literal["low", "high"]
 PAIRS_FOR_A_TEST = 6
 PAIRS_FOR_A_GUESS = 2  # one seed says nothing of how much seeds differ
 MOST_ENUMERATED = 14
 LEVEL = 0.05
-COSTS = ("seconds_per_1000", "peak_bytes", "sequential_steps")  # lower is better
+COSTS = ("seconds_per_1000", "latency_s", "peak_bytes", "sequential_steps")  # lower is better
 Z95 = 1.959964
 
 
@@ -82,55 +90,166 @@ def ranked(recipes: Sequence[RecipeResult], metric: str, better: Way | None = No
     return [recipe for _, recipe in sorted(have, key=lambda pair: pair[0])]
 
 
+@dataclass(frozen=True)
+class Contest:
+    """Two recipes in one space, before the correction for several comparisons.
+
+    Attributes:
+        gap: difference of the medians, as a loss; positive where the first is better.
+        mean: of the paired differences, likewise.
+        pairs: seeds that both have.
+        p: of the sign-flip test; None with fewer than six pairs.
+        apart: whether every seed of the better one beats every seed of the other, and so on ("likely").
+    """
+
+    gap: float
+    mean: float
+    pairs: int
+    p: float | None
+    apart: bool
+
+    def word(self, p: float | None) -> Sure:
+        """How sure it is that the one with the better median is better; p: after the correction."""
+        if p is not None and p < LEVEL and self.gap * self.mean > 0:
+            return "established"
+        return "likely" if self.apart else "too close to call"
+
+
+def contest(
+    a: RecipeResult, b: RecipeResult, metric: str, floor: Estimate | None = None, better: Way | None = None
+) -> Contest:
+    """Hold two recipes against each other in one metric and one space."""
+    ours, theirs = scores(a, metric, better), scores(b, metric, better)
+    if not ours or not theirs:
+        return Contest(0.0, 0.0, 0, None, False)
+    gap = median(s.value for s in theirs) - median(s.value for s in ours)
+    differences = [y.value - x.value for x in ours for y in theirs if x.seed == y.seed]
+    p = sign_flip(differences) if len(differences) >= PAIRS_FOR_A_TEST else None
+    first, second = (ours, theirs) if gap > 0 else (theirs, ours)
+    apart = (
+        len(differences) >= PAIRS_FOR_A_GUESS
+        and max(s.value for s in first) < min(s.value for s in second)
+        and max(s.high for s in first) < min(s.low for s in second)
+        and abs(gap) > floor_sd(floor)
+    )
+    return Contest(gap, float(np.mean(differences)) if differences else 0.0, len(differences), p, apart)
+
+
 def compare(
     a: RecipeResult, b: RecipeResult, metric: str, floor: Estimate | None = None, better: Way | None = None
 ) -> Verdict:
-    """Whether A is better than B in one metric, without correction for several comparisons."""
-    ours, theirs = scores(a, metric, better), scores(b, metric, better)
-    if not ours or not theirs:
+    """Whether A is better than B in one metric and one space, without correction for several comparisons."""
+    found = contest(a, b, metric, floor, better)
+    return Verdict(found.word(found.p) if found.gap > 0 else "too close to call", found.gap, found.pairs, found.p)
+
+
+def used(result: Compare, metric: str) -> bool:
+    """Whether a metric orders the known corruptions of these data; one without a ladder is trusted."""
+    ladder = result.ladders.get(metric)
+    return ladder is None or ladder.used
+
+
+def spaces(result: Compare, metric: str, recipes: Sequence[RecipeResult], better: Way | None = None) -> list[str]:
+    """The spaces of a distance that are used and that all recipes have, the main one first; another metric itself."""
+    known = [space.replace("kid", metric) for space in SPACES] if metric in ("kid", "fd") else [metric]
+    known = [name for name in known if name == metric or name in BETTER]
+    return [name for name in known if used(result, name) and all(scores(r, name, better) for r in recipes)]
+
+
+def settled(result: Compare, a: RecipeResult, b: RecipeResult, metric: str, better: Way | None = None) -> Verdict:
+    """Whether A is better than B by all spaces; for a pair that was named before anything was measured."""
+    names = spaces(result, metric, (a, b), better)
+    found = [contest(a, b, name, result.floor.get(name), better) for name in names]
+    if not found:
         return Verdict("too close to call", 0.0, 0, None)
-    gap = median(s.value for s in theirs) - median(s.value for s in ours)
-    paired = [(x.value, y.value) for x in ours for y in theirs if x.seed == y.seed]
-    if len(paired) >= PAIRS_FOR_A_TEST:
-        p = sign_flip([y - x for x, y in paired])
-        sure = p < LEVEL and gap > 0
-        return Verdict("established" if sure else "too close to call", gap, len(paired), p)
-    apart = max(s.value for s in ours) < min(s.value for s in theirs)
-    disjoint = max(s.high for s in ours) < min(s.low for s in theirs)
-    likely = len(paired) >= PAIRS_FOR_A_GUESS and apart and disjoint and gap > floor_sd(floor)
-    return Verdict("likely" if likely else "too close to call", gap, len(paired), None)
+    main = found[0]
+    return Verdict(_agreed(found, [c.p for c in found]), main.gap, main.pairs, main.p)
 
 
-def best(
-    recipes: Sequence[RecipeResult], metric: str, floor: Estimate | None = None, better: Way | None = None
+def leader(
+    result: Compare, metric: str, among: Sequence[RecipeResult] | None = None, better: Way | None = None
 ) -> tuple[RecipeResult, Word] | None:
-    """The recipe that ranks first and how sure it is that it beats all others; None if none has the metric."""
-    order = ranked(recipes, metric, better)
-    if not order:
+    """The recipe that ranks first and how sure it is that it beats all others in all spaces.
+
+    Args:
+        among: recipes to choose from, by default all that finished.
+    Returns: None where no recipe has the metric, or where it is not used.
+    """
+    have = [r for r in (result.recipes if among is None else among) if r.status == "done" and scores(r, metric, better)]
+    names = spaces(result, metric, have, better) if have else []
+    if not names:
         return None
-    first, others = order[0], order[1:]
+    first, *others = ranked(have, names[0], better)
     if not others:
         return first, "too close to call"
-    verdicts = [compare(first, other, metric, floor, better) for other in others]
-    tests = [v.p for v in verdicts if v.p is not None]
-    if len(tests) == len(verdicts):
-        sure = max(holm(tests)) < LEVEL and all(v.gap > 0 for v in verdicts)
-        return first, "established" if sure else "too close to call"
-    sure = all(v.word in ("likely", "established") for v in verdicts)
-    return first, "likely" if sure else "too close to call"
+    table = [[contest(first, other, name, result.floor.get(name), better) for name in names] for other in others]
+    corrected = [_holm([row[k].p for row in table]) for k in range(len(names))]
+    words = {_agreed(row, [p[i] for p in corrected]) for i, row in enumerate(table)}
+    order: tuple[Word, ...] = ("too close to call", "mixed", "likely", "established")
+    return first, next(word for word in order if word in words)
+
+
+def standings(result: Compare, metric: str, better: Way | None = None) -> list[PairVerdict]:
+    """All pairs of recipes that have a metric or cost, the better one by the main space first, Holm over all pairs."""
+    have = [r for r in result.recipes if r.status == "done" and scores(r, metric, better)]
+    names = spaces(result, metric, have, better) if have else []
+    if not names:
+        return []
+    pairs = list(combinations(ranked(have, names[0], better), 2))
+    table = [[contest(a, b, name, result.floor.get(name), better) for name in names] for a, b in pairs]
+    corrected = [_holm([row[k].p for row in table]) for k in range(len(names))]
+    found = []
+    for i, ((a, b), row) in enumerate(zip(pairs, table, strict=True)):
+        p = [column[i] for column in corrected]
+        words = {n: "behind" if c.gap < 0 else c.word(q) for n, c, q in zip(names, row, p, strict=True)}
+        found.append(
+            PairVerdict(
+                better=a.name, worse=b.name, word=_agreed(row, p), gap=row[0].gap, pairs=row[0].pairs, p=row[0].p,
+                adjusted=p[0], spaces=words,
+            )
+        )  # fmt: skip
+    return found
+
+
+def pairs_needed(comparisons: int) -> int:
+    """The smallest number of paired seeds with which so many comparisons can all be established after Holm."""
+    return next(n for n in range(PAIRS_FOR_A_TEST, 64) if comparisons * 2.0 ** (1 - n) < LEVEL)
+
+
+def _agreed(found: Sequence[Contest], p: Sequence[float | None]) -> Word:
+    """The word on the first recipe being better, from all spaces, the main one first."""
+    words = [c.word(q) for c, q in zip(found, p, strict=True)]
+    wins = [c.gap > 0 and word != "too close to call" for c, word in zip(found, words, strict=True)]
+    if wins[0] and all(c.gap >= 0 for c in found):
+        return words[0]
+    losses = [c.gap < 0 and word != "too close to call" for c, word in zip(found, words, strict=True)]
+    if losses[0] and all(c.gap <= 0 for c in found):  # the other one's win
+        return "too close to call"
+    return "mixed" if any(wins) or any(losses) else "too close to call"
+
+
+def _holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm over the tests that were made."""
+    adjusted = iter(holm([value for value in p if value is not None]))
+    return [None if value is None else next(adjusted) for value in p]
 
 
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of "the differences are symmetric about zero": exact up to 14 pairs, then by 2^14 random flips."""
     d = np.asarray(differences, dtype=np.float64)
     if len(d) <= MOST_ENUMERATED:
-        signs = np.array(list(product((-1.0, 1.0), repeat=len(d))))
-        exact = True
+        signs, exact = _signs(len(d)), True
     else:
-        signs = np.random.default_rng(0).choice((-1.0, 1.0), size=(2**MOST_ENUMERATED, len(d)))
+        signs = Rng(0, "sign-flip").numpy().choice((-1.0, 1.0), size=(2**MOST_ENUMERATED, len(d)))
         exact = False
     reached = np.abs(signs @ d) >= abs(d.sum()) * (1 - 1e-12)
     return float(reached.mean()) if exact else float((reached.sum() + 1) / (len(signs) + 1))
+
+
+@cache
+def _signs(n: int) -> NDArray[np.float64]:
+    """All (2^n, n) ways to give n numbers a sign."""
+    return np.array(list(product((-1.0, 1.0), repeat=n)))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -153,6 +272,7 @@ def floor_sd(floor: Estimate | None) -> float:
 def _estimate(seed: SeedResult, metric: str) -> Estimate | None:
     costs: Mapping[str, float | None] = {
         "seconds_per_1000": seed.sampling.seconds_per_1000 if seed.sampling else None,
+        "latency_s": seed.sampling.latency_s if seed.sampling else None,
         "sequential_steps": seed.sampling.sequential_steps if seed.sampling else None,
         "peak_bytes": seed.ledger.peak_bytes if seed.ledger else None,
     }

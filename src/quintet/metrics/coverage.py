@@ -53,9 +53,12 @@ def kl(counts: NDArray[np.int64], fair: Array) -> float:
     return float((q[used] * np.log(q[used] / fair[used])).sum())
 
 
-def kl_floor(classes: int, n: int) -> float:
-    """What the KL of n perfect samples is on average: (K - 1) / (2 n) nats."""
-    return (classes - 1) / (2 * n)
+def kl_floor(classes: int, n: int, real: int | None = None) -> float:
+    """What the KL of n perfect samples is on average: (K - 1) / 2 (1 / n + 1 / m) nats, m real items giving the shares.
+
+    Without `real` the shares are known exactly.
+    """
+    return (classes - 1) / 2 * (1 / n + (1 / real if real else 0.0))
 
 
 def known_modes(samples: NDArray[np.generic], modes: Array, scale: float) -> tuple[Histogram, int]:
@@ -73,7 +76,13 @@ def known_modes(samples: NDArray[np.generic], modes: Array, scale: float) -> tup
 
 
 def mode_metrics(
-    samples: NDArray[np.generic], modes: Array, scale: float, *, rng: Rng, expected: float | None = None
+    samples: NDArray[np.generic],
+    modes: Array,
+    scale: float,
+    *,
+    rng: Rng,
+    expected: float | None = None,
+    size: int | None = None,
 ) -> dict[str, Estimate]:
     """`modes` (covered), `modes_kl` (of the samples within 3 sigma) and `in_3_sigma`, where the modes are known.
 
@@ -81,6 +90,7 @@ def mode_metrics(
         samples, modes, scale: see known_modes.
         rng: draws resamples for the intervals.
         expected: share of real items within 3 sigma, for the protocol.
+        size: see histogram_metrics.
     """
     missing = too_few("modes", len(samples))
     if missing:
@@ -88,14 +98,22 @@ def mode_metrics(
     found, good = known_modes(samples, modes, scale)
     ideal = f"; real data {expected:.3f}" if expected is not None else ""
     return {
-        **histogram_metrics(found, "known modes, samples within 3 sigma", rng=rng),
+        **histogram_metrics(found, "known modes, samples within 3 sigma", rng=rng, size=size),
         "in_3_sigma": proportion(
             good / len(samples), len(samples), f"share of samples within 3 sigma of a known mode{ideal}"
         ),
     }
 
 
-def class_metrics(predicted: NDArray[np.int64], fair: Array, judge: str, *, rng: Rng) -> dict[str, Estimate]:
+def class_metrics(
+    predicted: NDArray[np.int64],
+    fair: Array,
+    judge: str,
+    *,
+    rng: Rng,
+    size: int | None = None,
+    real: int | None = None,
+) -> dict[str, Estimate]:
     """`modes` (classes covered) and `modes_kl` of the classes a judge sees in the samples.
 
     Args:
@@ -103,16 +121,29 @@ def class_metrics(predicted: NDArray[np.int64], fair: Array, judge: str, *, rng:
         fair: (K,) shares of the classes in real data, as the same judge sees them.
         judge: named in the protocol.
         rng: draws resamples for the intervals.
+        size, real: see histogram_metrics.
     """
     missing = too_few("modes", len(predicted))
     if missing:
         return dict.fromkeys(("modes", "modes_kl"), missing)
     counts = np.bincount(predicted, minlength=len(fair)).astype(np.int64)
-    return histogram_metrics(Histogram(counts, len(predicted), fair), f"classes as seen by {judge}", rng=rng)
+    histogram = Histogram(counts, len(predicted), fair)
+    return histogram_metrics(histogram, f"classes as seen by {judge}", rng=rng, size=size, real=real)
 
 
-def histogram_metrics(found: Histogram, what: str, *, rng: Rng) -> dict[str, Estimate]:
-    """`modes` and `modes_kl` of a histogram with bootstrap intervals (2.5 and 97.5 % of multinomial resamples)."""
+def histogram_metrics(
+    found: Histogram, what: str, *, rng: Rng, size: int | None = None, real: int | None = None
+) -> dict[str, Estimate]:
+    """`modes` and `modes_kl` of a histogram with bootstrap intervals (2.5 and 97.5 % of multinomial resamples).
+
+    Args:
+        found: the samples' histogram.
+        what: named in the protocol.
+        rng: draws resamples and subsets.
+        size: the KL is the mean over random subsets of so many samples, since perfect ones score (K - 1) / (2 size)
+            and the floor is measured at that size; None takes all.
+        real: items that the real shares were counted on, None where they are known.
+    """
     total, classes = found.total, int((found.fair > 0).sum())
     shares = np.append(found.counts, total - found.counts.sum()) / total
     draws = rng.numpy().multinomial(total, shares, RESAMPLES)[:, :-1]
@@ -123,7 +154,12 @@ def histogram_metrics(found: Histogram, what: str, *, rng: Rng) -> dict[str, Est
     if ((fair == 0) & (found.counts > 0)).any():  # a class the real items happen to lack: half an item's share
         fair = np.where(fair == 0, 0.5 / total, fair)
         fair = fair / fair.sum()
-    value, kept = kl(found.counts, fair), int(found.counts.sum())
+    kept = int(found.counts.sum())
+    each = min(size or kept, kept)
+    value = kl(found.counts, fair)
+    if 0 < each < kept and math.isfinite(value):
+        subsets = rng("subsets").numpy().multivariate_hypergeometric(found.counts, each, RESAMPLES, method="marginals")
+        value = float(np.mean([kl(subset, fair) for subset in subsets]))
     spread = [kl(draw, fair) for draw in draws if draw.sum()]
     result = {
         "modes": Estimate(
@@ -145,7 +181,8 @@ def histogram_metrics(found: Histogram, what: str, *, rng: Rng) -> dict[str, Est
         low=float(max(0.0, min(low, value))),
         high=float(max(high, value)),
         n=kept,
-        protocol=f"KL(samples || real) in nats over {classes} {what}; perfect samples: {kl_floor(classes, kept):.4f}",
+        protocol=f"KL(samples || real) in nats over {classes} {what}, in sets of {each}; perfect samples: "
+        f"{kl_floor(classes, each, real):.4f}",
     )
     return result
 

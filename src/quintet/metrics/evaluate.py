@@ -5,9 +5,11 @@ samples and gives named estimates; `floor` says what real data would score. What
 costs, stability.
 
 Spaces. Kernel and Fréchet distances and the k-NN manifolds are taken in the judge's space ("kid", "fd", "precision",
-...), and distances again in PCA of the training split and on raw values: a win must hold in all. The two-sample test,
-memorisation and copies are taken on raw values, where a copy is a copy, and the first two again in the judge's space
-with the suffix "_judge".
+...), and distances again in the spaces of a self-supervised judge ("_self", where the judge has labels), of random
+convolutional features ("_random"), of PCA of the training split ("_pca"), and on raw values ("_pixels"): a win must
+hold in all. The two-sample test, memorisation and copies are taken on raw values, where a copy is a copy, and the first
+two again in the judge's space with the suffix "_judge". Where the user gives weights, "fid" and "fd_dinov2" are
+measured by their published protocols, against the training split.
 
 Sizes. Distances without bias use all samples and all test items. The others depend on the number of samples, so they
 take sets of exactly `size` samples (the same for every model, baseline and floor) against `size` test items, averaged
@@ -17,7 +19,7 @@ come plays no part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +31,20 @@ from quintet.core.spec import DataSpec
 from quintet.metrics.classify import MOST, cas
 from quintet.metrics.coverage import class_metrics, known_modes, mode_metrics
 from quintet.metrics.distances import fd, kid, real_kernels
-from quintet.metrics.judges import CoordinateSpace, Judge, PCASpace, PixelSpace, Space, make_judge
+from quintet.metrics.diversity import MOST as MOST_VENDI
+from quintet.metrics.diversity import vendi_ratio, vendi_score
+from quintet.metrics.judges import (
+    CoordinateSpace,
+    Judge,
+    PCASpace,
+    PixelSpace,
+    RandomSpace,
+    Space,
+    make_judge,
+    train_exemplars,
+)
+from quintet.metrics.judges.pretrained import PretrainedSpace
+from quintet.metrics.memory import Cells, authenticity, c_t, cell_count
 from quintet.metrics.neighbours import (
     Copies,
     c2st,
@@ -45,6 +60,7 @@ from quintet.metrics.sizes import Z95, Array, Features, matrix, too_few, unavail
 Labels = NDArray[np.int64] | None
 
 RECONSTRUCTED = ("kid", "fd", "sharpness")
+MEMORY = ("memorisation", "memorisation_judge", "copies", "c_t", "authenticity")
 
 MOST_VALUES = 250_000_000
 """Numbers of the training split held for the search of copies (1 GB); of a larger one evenly spaced items."""
@@ -72,12 +88,63 @@ def pca_space(train: NDArray[np.generic], spec: DataSpec) -> PCASpace:
     return space
 
 
-class Views(NamedTuple):
-    """One set of items in the three spaces."""
+def second_spaces(
+    judge: NDArray[np.generic], labels: Labels, spec: DataSpec, *, seed: int = 0
+) -> tuple[Judge | None, RandomSpace | None]:
+    """The self-supervised judge (None where the judge itself is) and random features; neither for vectors.
 
-    judge: Features
-    pca: Features
-    raw: Features
+    Args:
+        judge: (N, *E) raw items of the judge split.
+        labels: theirs, or None.
+        spec: of the raw data.
+        seed: of both.
+    """
+    if spec.kind != "image" or judge.ndim != 4:
+        return None, None
+    own = None if labels is None else train_exemplars(judge, spec, seed=seed)
+    return own, RandomSpace(judge, spec, seed=seed)
+
+
+class Views:
+    """One set of items in every space; features are computed when first asked for.
+
+    Args:
+        x: (N, *E) raw items.
+        spaces: suffix of a space's metrics -> space.
+        whole: a larger set and the rows that these items are in it, where its features may be known already.
+    """
+
+    def __init__(
+        self, x: NDArray[np.generic], spaces: Mapping[str, Space], whole: tuple[Views, NDArray[np.int64]] | None = None
+    ) -> None:
+        self.x, self._spaces, self._whole = x, spaces, whole
+        self._found: dict[str, Features] = {}
+
+    def __getitem__(self, suffix: str) -> Features:
+        """(N, d) in the space of that suffix."""
+        if suffix not in self._found:
+            if self._whole is None:
+                self._found[suffix] = self._spaces[suffix].features(self.x)
+            else:
+                whole, rows = self._whole
+                self._found[suffix] = whole[suffix][rows]
+        return self._found[suffix]
+
+    @property
+    def judge(self) -> Features:
+        return self[""]
+
+    @property
+    def pca(self) -> Features:
+        return self["_pca"]
+
+    @property
+    def raw(self) -> Features:
+        return self["_pixels"]
+
+    def rows(self, rows: NDArray[np.int64]) -> Views:
+        """Some of the items."""
+        return Views(self.x[rows], self._spaces, (self, rows))
 
 
 class Reference:
@@ -87,12 +154,16 @@ class Reference:
         spec: of the raw data.
         train, test: splits. Samples are compared with test; train serves memorisation and the floor.
         judge: the judge's space (`make_judge` on the judge split).
+        own: the self-supervised judge where `judge` learned labels, or None.
+        random: random convolutional features, or None.
+        pretrained: spaces of the user's weights, by name.
         spare: real items in neither train nor test (judge and validation splits), for the floor of memorisation.
         modes: where they are known; none at all (a curve) is the same as None.
         most: test and training items used at most (evenly spaced ones).
         seed: of what the metrics draw (resamples, subsets); the same for every model.
 
     Attributes:
+        spaces: suffix -> space in which kernel distances are taken, the most important first.
         size: samples in a set of the metrics that depend on their number.
         shown: the training items that stand for all where a few thousand are enough: the PCA, the floor, memorisation
             in the judge's space.
@@ -106,6 +177,9 @@ class Reference:
         train: Part,
         test: Part,
         judge: Judge | CoordinateSpace,
+        own: Judge | None = None,
+        random: RandomSpace | None = None,
+        pretrained: Mapping[str, PretrainedSpace] | None = None,
         spare: NDArray[np.generic] | None = None,
         modes: Modes | None = None,
         most: int = 1000,
@@ -122,12 +196,20 @@ class Reference:
         self.pca = pca_space(self.shown.x, spec)
         if spec.kind == "vector":  # see CoordinateSpace: a polynomial sees three moments only
             self.pixels.kernel = real_kernels(self.pixels.features(self.shown.x))
-        self.test_views = self._views(self.test.x)
+        found = {"": judge, "_self": own, "_random": random, "_pca": self.pca, "_pixels": self.pixels}
+        self.spaces: dict[str, Space] = {suffix: space for suffix, space in found.items() if space is not None}
+        self.pretrained = dict(pretrained or {})
+        self.test_views = self.views(self.test.x)
         self.searched = _thin(self.train, max(4 * most, MOST_VALUES // spec.dims))
         self.train_raw = self.pixels.features(self.searched.x)
         self.held_out = nearest(self.test_views.raw, self.train_raw).distance[:, 0]
-        self.shown_views = self._views(self.shown.x)
+        self.shown_views = self.views(self.shown.x)
+        self.cells = Cells(self.shown_views.pca, cell_count(len(self.test.x)), rng=Rng(seed, "cells"))
+        self.held_out_cells = self.cells.of(self.test_views.pca)
         self.size = max(1, min(len(self.test.x), int(0.7 * len(self.train.x))))
+        self.spread = real_kernels(self.shown_views.judge)
+        some = self.test_views.judge[: min(self.size, MOST_VENDI)]
+        self.real_vendi = None if too_few("vendi", len(some)) else vendi_score(some, self.spread)
         self.sees_classes = judge.task == "labels" if isinstance(judge, Judge) else judge.classes > 0
         if self.sees_classes:
             seen = np.bincount(judge.predict(self.test.x), minlength=judge.classes)
@@ -151,7 +233,11 @@ class Reference:
         classes = next(iter(spec.conditions.values()), None)
         spare = np.concatenate([validation.x, judge.x])
         space = make_judge(judge.x, judge.labels, spec, classes=classes, seed=seed)
-        return Reference(spec, train=train, test=test, judge=space, spare=spare, modes=modes, most=most, seed=seed)
+        own, random = second_spaces(judge.x, judge.labels, spec, seed=seed)
+        return Reference(
+            spec, train=train, test=test, judge=space, own=own, random=random, spare=spare, modes=modes, most=most,
+            seed=seed,
+        )  # fmt: skip
 
     def evaluate(
         self, samples: NDArray[np.generic], labels: Labels = None, *, seed: int | None = None
@@ -172,14 +258,27 @@ class Reference:
             reason = f"not available (n={len(samples)}, {lost} not finite)"
             return {name: unavailable(reason, len(samples)) for name in self.names}
         fake = _ordered(Part(samples, labels), rng("order"))
-        views = self._views(fake.x)
+        views = self.views(fake.x)
         return {
-            **self._distances(views, rng),
-            **self._sets(views),
-            **self._mode_metrics(fake.x, rng),
+            **self.quality(views, rng),
             "cas": cas(fake.x, fake.labels, self.test.x, self.test.labels, n=self.cas_size),
+            **self.memory(views, rng),
+            **self._published(fake.x, rng),
+        }
+
+    def quality(self, fake: Views, rng: Rng, *, resamples: int = 30) -> dict[str, Estimate]:
+        """Distances, manifolds, modes and sharpness: all that asks neither for labels nor for the training split.
+
+        Args:
+            fake: samples.
+            rng: of resamples.
+            resamples: for the intervals of Fréchet distances.
+        """
+        return {
+            **self._distances(fake, rng, resamples),
+            **self._sets(fake),
+            **self._mode_metrics(fake.x, rng),
             "sharpness": sharpness(self._images(fake.x), self._images(self.test.x), rng=rng("sharpness")),
-            **self._memory(views, rng),
         }
 
     def reconstruction(self, again: NDArray[np.generic]) -> dict[str, Estimate]:
@@ -191,7 +290,7 @@ class Reference:
             again: reconstructions of `shown[:size]`, raw.
         """
         rng = Rng(self.seed, "reconstruction")
-        views = self._views(again)
+        views = self.views(again)
         found = self._distances(views, rng, resamples=10)
         sharp = sharpness(self._images(again), self._images(self.test.x), rng=rng("sharpness"))
         rows = {**found, "sharpness": sharp}
@@ -204,8 +303,10 @@ class Reference:
         """The metrics that `evaluate` gives for this data."""
         known = ("modes", "modes_kl", "in_3_sigma") if self.modes is not None else ("modes", "modes_kl")
         return (
-            "kid", "kid_pca", "kid_pixels", "fd", "fd_pca", "c2st", "c2st_judge", "precision", "recall", "density",
-            "coverage", *known, "cas", "sharpness", "memorisation", "memorisation_judge", "copies",
+            *(f"kid{suffix}" for suffix in self.spaces),
+            *(f"fd{suffix}" for suffix in self.spaces if suffix != "_pixels"),
+            "c2st", "c2st_judge", "precision", "recall", "density", "coverage", *known, "vendi", "cas", "sharpness",
+            *MEMORY, *(space.metric for space in self.pretrained.values()),
         )  # fmt: skip
 
     @property
@@ -247,25 +348,18 @@ class Reference:
         for r in range(repeats):
             rng = Rng(self.seed, "floor", r)
             rows = rng("rows").permutation(len(self.shown.x))[: self.size]
-            views = Views(*(np.asarray(view)[rows] for view in self.shown_views))
-            x = self.shown.x[rows]
-            runs.append(
-                {
-                    **self._distances(views, rng, resamples=2),
-                    **self._sets(views),
-                    **self._mode_metrics(x, rng),
-                    "sharpness": sharpness(self._images(x), self._images(self.test.x), rng=rng("sharpness")),
-                }
-            )
+            runs.append(self.quality(self.shown_views.rows(rows), rng, resamples=2))
         if self.spec.kind == "image":  # what reconstructions are held against: the same items before
             runs = [{**run, **{f"{name}_reconstruction": run[name] for name in RECONSTRUCTED}} for run in runs]
         share = self.size / len(self.shown.x)
         result = {name: _over([run[name] for run in runs], share) for name in runs[0]}
         result["cas"] = self.real_cas(self.cas_size)
+        published = self._published(self.test.x, Rng(self.seed, "floor", "published"))
+        result |= {name: _renamed(found, "test items") for name, found in published.items()}
         if self.spare is None:
             missing = unavailable("not available: no real items outside train and test")
-            return result | dict.fromkeys(("memorisation", "memorisation_judge", "copies"), missing)
-        memory = self._memory(self._views(self.spare), Rng(self.seed, "floor", "memory"))
+            return result | dict.fromkeys(MEMORY, missing)
+        memory = self.memory(self.views(self.spare), Rng(self.seed, "floor", "memory"))
         return result | {name: _renamed(found, "real items outside train and test") for name, found in memory.items()}
 
     def real_cas(self, n: int) -> Estimate:
@@ -285,6 +379,8 @@ class Reference:
         return {
             "judge": self.judge.to_json(),
             "pca": self.pca.to_json(),
+            "kid": {f"kid{suffix}": space.to_json() for suffix, space in self.spaces.items()},
+            "pretrained": {name: space.to_json() for name, space in self.pretrained.items()},
             "train": len(self.train.x),
             "test": len(self.test.x),
             "set_size": self.size,
@@ -292,37 +388,44 @@ class Reference:
             "seed": self.seed,
         }
 
-    def _views(self, x: NDArray[np.generic]) -> Views:
-        return Views(self.judge.features(x), self.pca.features(x), self.pixels.features(x))
+    def views(self, x: NDArray[np.generic]) -> Views:
+        return Views(x, self.spaces)
 
     def _images(self, x: NDArray[np.generic]) -> NDArray[np.generic]:
         return x if self.spec.kind == "image" else x.reshape(len(x), -1)
 
     def _distances(self, fake: Views, rng: Rng, resamples: int = 30) -> dict[str, Estimate]:
-        real = self.test_views
-        spaces: Sequence[tuple[str, Space, Features, Features]] = (
-            ("kid", self.judge, fake.judge, real.judge),
-            ("kid_pca", self.pca, fake.pca, real.pca),
-            ("kid_pixels", self.pixels, fake.raw, real.raw),
-        )
-        found = {name: kid(a, b, space.kernel, space=space.name) for name, space, a, b in spaces}
-        for name, space, a, b in (
-            ("fd", self.judge, fake.judge, real.judge),
-            ("fd_pca", self.pca, fake.pca, real.pca),
-        ):
-            metric = _fd(space.name, rng(name), resamples)
-            found[name] = self._averaged(metric, a, b)
+        real, found = self.test_views, {}
+        for suffix, space in self.spaces.items():
+            found[f"kid{suffix}"] = kid(fake[suffix], real[suffix], space.kernel, space=space.name)
+            if suffix != "_pixels":  # hundreds of raw values against as many items: PCA says what can be said
+                metric = _fd(space.name, rng(f"fd{suffix}"), resamples)
+                found[f"fd{suffix}"] = self._averaged(metric, fake[suffix], real[suffix])
+        return found
+
+    def _published(self, x: NDArray[np.generic], rng: Rng) -> dict[str, Estimate]:
+        """Fréchet distances to as many training items in the spaces of the user's weights."""
+        found = {}
+        for space in self.pretrained.values():
+            real = _thin(self.train, len(x)).x
+            distance = fd(
+                space.features(x), space.remembered(real), rng=rng(space.metric), space=space.name, resamples=10
+            )
+            compared = space.comparable(len(x), len(real), len(self.train.x))
+            found[space.metric] = distance.model_copy(update={"protocol": f"{distance.protocol}; {compared}"})
         return found
 
     def _sets(self, fake: Views) -> dict[str, Estimate]:
         real, size = self.test_views, self.size
         parts = [prdc(a, b, space=self.judge.name) for a, b in self._pairs(fake.judge, real.judge)]
         found = {name: _mean([part[name] for part in parts]) for name in parts[0]}
+        found["vendi"] = self._vendi(fake.judge)
         found["c2st"] = c2st(fake.raw[: 4 * size], real.raw[:size], space=self.pixels.name)
         found["c2st_judge"] = c2st(fake.judge[: 4 * size], real.judge[:size], space=self.judge.name)
         return found
 
-    def _memory(self, fake: Views, rng: Rng) -> dict[str, Estimate]:
+    def memory(self, fake: Views, rng: Rng) -> dict[str, Estimate]:
+        """Whether samples are nearer to training items than held-out ones are, and the copy alarm."""
         real, draw = self.test_views, rng("memory")
         found = {
             "memorisation": memorisation(fake.raw, self.train_raw, real.raw, rng=draw, space=self.pixels.name),
@@ -331,20 +434,34 @@ class Reference:
             ),
         }
         missing = too_few("copies", len(fake.raw), len(self.train_raw), len(real.raw))
-        found["copies"] = missing or copies_estimate(
-            find_copies(fake.raw, self.train_raw, real.raw, rng=draw, own=self.held_out), space=self.pixels.name
-        )
-        return found
+        if missing:
+            return {**found, **dict.fromkeys(("copies", "c_t", "authenticity"), missing)}
+        copied = find_copies(fake.raw, self.train_raw, real.raw, rng=draw, own=self.held_out)
+        near, name = (copied.distance, copied.item), self.pixels.name
+        return {
+            **found,
+            "copies": copies_estimate(copied, space=name),
+            "c_t": c_t(near[0], self.held_out, self.cells.of(fake.pca), self.held_out_cells, space=name),
+            "authenticity": authenticity(fake.raw, self.train_raw, *near, space=name),
+        }
+
+    def _vendi(self, fake: Features) -> Estimate:
+        real = self.test_views.judge[: min(self.size, MOST_VENDI, len(fake))]
+        known = self.real_vendi if len(real) == min(self.size, MOST_VENDI) else None
+        sets = [fake[i * len(real) : (i + 1) * len(real)] for i in range(min(2, len(fake) // len(real)))]
+        return _mean([vendi_ratio(x, real, self.spread, space=self.judge.name, known=known) for x in sets])
 
     def _mode_metrics(self, x: NDArray[np.generic], rng: Rng) -> dict[str, Estimate]:
         if self.modes is not None:
             centres, scale = matrix(self.modes.centres), float(self.modes.scale)
             expected = known_modes(matrix(self.test.x), centres, scale)[1] / len(self.test.x)
-            return mode_metrics(matrix(x), centres, scale, rng=rng("modes"), expected=expected)
+            return mode_metrics(matrix(x), centres, scale, rng=rng("modes"), expected=expected, size=self.size)
         if not self.sees_classes:
             why = unavailable("not available: neither known modes nor labels")
             return {"modes": why, "modes_kl": why}
-        return class_metrics(self.judge.predict(x), self.fair, self.judge.name, rng=rng("modes"))
+        return class_metrics(
+            self.judge.predict(x), self.fair, self.judge.name, rng=rng("modes"), size=self.size, real=len(self.test.x)
+        )
 
     def _pairs(self, fake: Features, real: Features, most: int = 2) -> list[tuple[Features, Features]]:
         """Disjoint sets of `size` samples, each with `size` test items; with fewer samples one smaller pair."""

@@ -27,6 +27,7 @@ SMALL = 32
 NEEDED = {
     "kid": 4, "fd": 10, "c2st": 10, "cas": 20, "precision": 10, "recall": 10, "density": 10, "coverage": 10,
     "modes": 10, "memorisation": 20, "copies": 20, "bits_per_dim": 2, "sharpness": 4,
+    "c_t": 20, "authenticity": 10, "vendi": 20,
 }  # fmt: skip
 """Smallest number of items on each side with which a metric says anything, by the metric's name before any suffix."""
 
