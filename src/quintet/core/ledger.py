@@ -1,4 +1,4 @@
-"""Ledger: what a model cost: seconds, FLOPs, examples, memory.
+"""Ledger: what a model cost: seconds, FLOPs, examples, memory, energy.
 
 FLOPs are counted by our own dispatch mode on real training steps, so that double backward and forward-mode derivatives
 are counted as they happen. Formulas come from torch's registry, with ours for what it lacks: attention on a CPU and
@@ -21,6 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from quintet.core.meters import Meters
 from quintet.core.results import LedgerEntry
 
 _MUST_HAVE_FORMULA = re.compile(r"attention|rnn|lstm_layer|gru_layer|conv(?!ert)")
@@ -117,6 +118,10 @@ class Ledger:
         wall_s, cpu_s: what counts against the budget: calibration, training, the choice of the average.
         preview_s, checkpoint_s, evaluation_s: recorded apart.
         peak_bytes: most memory above what the process held at its start.
+        gpu_s, energy_j, others_s: by the machine's meters in the time that counts, None where there are none.
+        energy: what energy_j counts; where it is None, why.
+        cores: that others_s is core seconds of.
+        tuning_trials: trainings spent before on choosing the recipe's settings.
     """
 
     wall_s: float = 0.0
@@ -129,6 +134,19 @@ class Ledger:
     preview_s: float = 0.0
     checkpoint_s: float = 0.0
     evaluation_s: float = 0.0
+    gpu_s: float | None = None
+    energy_j: float | None = None
+    energy: str = ""
+    others_s: float | None = None
+    cores: float = 0.0
+    tuning_trials: int = 0
+
+    def meter(self, meters: Meters) -> None:
+        """Add what meters rose by."""
+        for name, rise in meters.totals.items():
+            setattr(self, name, (getattr(self, name) or 0.0) + rise)
+        self.cores = meters.cores
+        self.energy = meters.missing.get("energy_j") or meters.energy
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -138,12 +156,20 @@ class Ledger:
 
 
 class Stopwatch:
-    """Wall and CPU seconds of a block: `with Stopwatch() as watch: ...; watch.wall`. Waits for a GPU."""
+    """Wall and CPU seconds of a block: `with Stopwatch() as watch: ...; watch.wall`. Waits for a GPU.
+
+    Args:
+        meters: run during the block too.
+    """
 
     wall = cpu = 0.0
 
+    def __init__(self, meters: Meters | None = None) -> None:
+        self.meters = meters or Meters()
+
     def __enter__(self) -> Stopwatch:
         synchronize()
+        self.meters.start()
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         return self
 
@@ -151,6 +177,7 @@ class Stopwatch:
         synchronize()
         self.wall = time.perf_counter() - self._wall
         self.cpu = time.process_time() - self._cpu
+        self.meters.stop()
 
 
 def peak_memory() -> int:

@@ -131,11 +131,12 @@ class OptimizerConfig(Config):
         method: "adamw" or "muon".
         lr: AdamW's peak learning rate.
         lr_end: the learning rate at the end as a share of the peak, before the plan's decay (cosine in progress).
-        betas: AdamW's; betas[1] moves to `beta2_end` (cosine in progress) where that is given.
+        betas: AdamW's decay rates of the mean gradient and of its square.
+        beta2_end: where betas[1] moves to over the training (cosine in progress), None for staying.
         weight_decay: decoupled, on matrices only.
         clip: largest gradient norm, None for no clipping.
         matrix_lr: Muon's peak learning rate, in units of the update's spectral norm.
-        momentum: Muon's.
+        momentum: Muon's, of the gradient's running mean.
     """
 
     kind = "optimizer"
@@ -190,7 +191,7 @@ class Stage(Config):
         name: folder and log name.
         codec: raw data to this model's.
         model: what is trained.
-        train: how.
+        train: how it is trained.
         share: of the recipe's budget; shares of all stages sum to 1.
         needs: submodule of this stage's model -> earlier stage whose trained model it starts from ("first": "kl-ae").
             What belongs to no player stays as it is (a first stage, a teacher), the rest trains on (a student).
@@ -215,6 +216,7 @@ class Recipe:
         stages: f(raw spec, budget) -> stages, in order of training.
         summary: language -> one line.
         unfit: f(raw spec) -> why it does not fit such data, or None.
+        tuning_trials: trainings spent on the data at hand to choose its settings; the ledger shows them.
     """
 
     name: str
@@ -222,3 +224,4 @@ class Recipe:
     stages: Callable[[DataSpec, Budget], tuple[Stage, ...]]
     summary: Mapping[str, str]
     unfit: Callable[[DataSpec], str | None] = lambda spec: None
+    tuning_trials: int = 0

@@ -30,6 +30,7 @@ from quintet.core.budget import Budget
 from quintet.core.errors import DivergedError, Interrupted, UsageError
 from quintet.core.faults import fault
 from quintet.core.ledger import FlopCounter, Ledger, synchronize
+from quintet.core.meters import Meters, meters
 from quintet.core.model import Model
 from quintet.core.numerics import Precision, eager, has_bfloat16
 from quintet.core.plan import Plan
@@ -79,14 +80,26 @@ class Watcher(Protocol):
 
 @dataclass
 class Clock:
-    """Training time: wall and CPU seconds while not paused, on top of what earlier processes used."""
+    """Training time: wall and CPU seconds while not paused, on top of what earlier processes used.
+
+    The machine's meters run with it.
+    """
 
     wall: float = 0.0
     cpu: float = 0.0
+    meters: Meters = field(default_factory=Meters)
     _since: tuple[float, float] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        self._since = (time.perf_counter(), time.process_time())
+        """Go on; a clock that goes already is left alone."""
+        if self._since is None:
+            self.meters.start()
+            self._since = (time.perf_counter(), time.process_time())
+
+    def stop(self) -> None:
+        self.read()
+        self._since = None
+        self.meters.stop()
 
     def read(self) -> float:
         """Wall seconds so far."""
@@ -100,8 +113,8 @@ class Clock:
     @contextmanager
     def paused(self) -> Iterator[list[float]]:
         """Time inside the block does not count; the list gets its length in seconds."""
-        self.read()
-        self._since, length = None, [0.0]
+        self.stop()
+        length = [0.0]
         begin = time.perf_counter()
         try:
             yield length
@@ -177,7 +190,7 @@ def fit(
             watcher.log(_event(found.step, "resumed_otherwise", changes=changes))
     stored, resumed = processes.tell((None if plan is None else plan.to_json(), found is not None))
     plan = None if stored is None else Plan.from_json(stored)
-    clock, parts = Clock(), parts or {}
+    clock, parts = Clock(meters=meters(next(model.parameters()).device, processes.count)), parts or {}
     if plan is None:
         clock.start()
     elif plan.threads < torch.get_num_threads():
@@ -208,7 +221,7 @@ def fit(
     if resumed:
         told = _restore(found, model, parts, state, processes)
         if processes.first:
-            clock.wall, clock.cpu = told["wall_s"], told["cpu_s"]
+            clock.wall, clock.cpu, clock.meters.totals = told["wall_s"], told["cpu_s"], dict(told["meters"])
         skips.extend(told["skips"])
     run = _Run(
         model, batches, config, budget, seed, place, watcher, parts, state, clock, ledger, reserve_s, skips,
@@ -219,8 +232,10 @@ def fit(
         if wanted and not compiled:
             watcher.log(_event(state.step, "no_compiler"))
         run.go(checkpoint_s, checkpoint_steps)
+    clock.stop()
     ledger.wall_s += clock.wall
     ledger.cpu_s += sum(processes.gather(clock.cpu))
+    ledger.meter(replace(clock.meters, totals=_metered(clock, processes)))
     done = state.step + state.plan.lost
     ledger.steps += done
     ledger.examples += done * config.batch
@@ -685,6 +700,7 @@ class _Run:
             optim = self._kept((f"{name}/{k}", v) for name, o in state.optimizers.items() for k, v in o.tensors())
             averages = {f"ema-{i}": self._kept(state.ema.tensors(i)) for i in range(len(state.ema.widths))}
             cpu_s = sum(processes.gather(self.clock.cpu))
+            metered = _metered(self.clock, processes)
             if processes.first:
                 checkpoint.save(
                     self.place,
@@ -694,6 +710,7 @@ class _Run:
                         "seed": self.seed,
                         "wall_s": self.clock.wall,
                         "cpu_s": cpu_s,
+                        "meters": metered,
                         "skips": list(self.skips),
                         "ema_updates": state.ema.updates,
                         "ema_widths": list(state.ema.widths),
@@ -752,6 +769,11 @@ def _load_modules(tensors: Mapping[str, Tensor], model: Model[Any], parts: Mappi
     shards.load_state(model, {k: v for k, v in tensors.items() if ":" not in k})
     for name, part in parts.items():
         part.load_state_dict({k.removeprefix(f"{name}:"): v for k, v in tensors.items() if k.startswith(f"{name}:")})
+
+
+def _metered(clock: Clock, processes: Processes) -> dict[str, float]:
+    """What the meters of all processes rose by."""
+    return {name: sum(processes.gather(clock.meters.totals.get(name, 0.0))) for name in clock.meters.counters}
 
 
 def _chosen(plan: Plan) -> dict[str, Any]:
