@@ -40,6 +40,7 @@ from quintet.core.errors import Interrupted
 from quintet.core.ledger import Ledger
 from quintet.core.model import (
     CAPABILITIES,
+    HasCode,
     HasDenoiser,
     HasFill,
     HasLatent,
@@ -542,6 +543,20 @@ def _log_prob(subject: Subject) -> None:
     _close(rest, whole[FEW:], subject.tolerance, f"rng.at({FEW}) to continue the noise of log_prob")
     if cond:
         _expect(not torch.equal(whole, free), "conditions to count in log_prob", "the unconditional value")
+    full = model.ways()
+    part = model.ways(1 / 64)
+    _expect(set(full) == set(part), f"the ways {sorted(full)} at any effort", sorted(part))
+    for name, way in part.items():
+        _expect(name.isidentifier(), "ways with short names", repr(name))
+        _expect(way.likelihood in kinds, f"{name}: likelihood in {kinds}", repr(way.likelihood))
+        _expect(bool(way.protocol), f"{name}: a few words as protocol", repr(way.protocol))
+        with torch.no_grad():
+            whole = way.log_prob(x, cond, rng)
+            few = way.log_prob(x[:FEW], {k: v[:FEW] for k, v in cond.items()}, rng)
+            rest = way.log_prob(x[FEW:], {k: v[FEW:] for k, v in cond.items()}, rng.at(FEW))
+        _expect(tuple(whole.shape) == (len(x),), f"{name}: shape {(len(x),)}", tuple(whole.shape))
+        _expect(bool(whole.isfinite().all()), f"{name}: finite nats of data", whole)
+        _close(torch.cat([few, rest]), whole, 10 * subject.tolerance, f"{name}: nats that do not depend on the batch")
 
 
 def _latent(subject: Subject) -> None:
@@ -608,6 +623,30 @@ def _fill(subject: Subject) -> None:
         _in_range(value, spec)
 
 
+def _code(subject: Subject) -> None:
+    """Values in order and back, and predictions of them that are repeated to the bit and add up to log_prob."""
+    model = subject.opened()
+    assert isinstance(model, HasCode)
+    _expect(model.spec.levels is not None, "levels to be coded", model.spec)
+    x, cond = subject.data(FEW)
+    tokens = model.read(x)
+    _expect(tuple(tokens.shape) == (FEW, model.spec.dims), f"{(FEW, model.spec.dims)} values", tuple(tokens.shape))
+    _expect(torch.equal(model.place(tokens), x), "place(read(x)) to be x", "another")
+
+    def predictions() -> Tensor:
+        with torch.no_grad():
+            following = model.following(FEW, cond, 1.0)
+            return torch.stack([following(tokens[:, i - 1] if i else None) for i in range(tokens.shape[1])], 1)
+
+    logits = predictions()
+    _expect(torch.equal(logits, predictions()), "the same predictions, bit for bit", "others")
+    if isinstance(model, HasLogProb):
+        with torch.no_grad():
+            whole = model.log_prob(x, cond, rng=Rng(1, "check"))
+        added = logits.log_softmax(-1).gather(2, tokens[:, :, None])[..., 0].sum(1)
+        _close(added, whole, 10 * subject.tolerance, "the predictions to add up to log_prob")
+
+
 def _trace(subject: Subject) -> None:
     """Frames with the spec's shape, each with a label, finite, by the rng alone."""
     model = subject.trained()
@@ -642,6 +681,7 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
     "latent": _latent,
     "denoiser": _denoiser,
     "fill": _fill,
+    "code": _code,
     "trace": _trace,
 }
 """Every check by its name, in order; those named as a capability apply to models that have it."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from oracles import NoSampling, TinyDuel
 from quintet.core.model import (
+    HasCode,
     HasDenoiser,
     HasFill,
     HasLatent,
@@ -22,6 +23,7 @@ from quintet.core.model import (
     Player,
     Trace,
     Turn,
+    Way,
 )
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
@@ -92,6 +94,67 @@ class Gaussian(Model[NoSampling], HasLogProb, HasLatent, HasDenoiser, HasFill, H
         z = rng("z").normal((n, 3))
         at = torch.linspace(0, 1, frames).tolist()
         return Trace("flow", torch.stack([torch.lerp(z, self.decode(z, cond), a) for a in at]), tuple(map(str, at)))
+
+
+class Coins(Model[NoSampling], HasLogProb, HasCode):
+    """Four values of three levels, independent given the label; each of them can be coded."""
+
+    likelihood: ClassVar[Any] = "exact"
+    log_prob_protocol = "exact"
+
+    def __init__(self) -> None:
+        super().__init__(DataSpec("tokens", (4,), 3, {"label": 2}), NoSampling())
+        self.net = nn.ParameterDict({"logits": torch.randn(3, 4, 3)})  # label or none, value, level
+
+    def logits(self, n: int, cond: Cond | None) -> Tensor:
+        if set(cond or {}) - {"label"}:
+            raise ValueError("unknown conditions")
+        label = (cond or {}).get("label", torch.full((n,), -1))
+        return self.net["logits"][torch.where(label < 0, 2, label)]
+
+    def players(self) -> Sequence[Player]:
+        return (Player("model", self.net, self.loss),)
+
+    def loss(self, turn: Turn) -> Loss:
+        hidden = turn.rng("hide").uniform((len(turn.batch),)) < 0.3
+        cond = {k: torch.where(hidden, -1, v) for k, v in turn.batch.cond.items()}
+        return Loss(-self.log_prob(turn.batch.x, cond, rng=turn.rng).mean())
+
+    def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: Any = None) -> Tensor:
+        mass = self.logits(n, cond).softmax(2).cumsum(2)
+        return (mass[:, :, :2] <= rng("u").uniform((n, 4))[:, :, None]).sum(2)
+
+    def sequential_steps(self, sampling: Any = None) -> int:
+        return 4
+
+    def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
+        return self.logits(len(x), cond).log_softmax(2).gather(2, x[:, :, None]).sum((1, 2))
+
+    def read(self, x: Tensor) -> Tensor:
+        return x.flip(1)
+
+    def place(self, tokens: Tensor) -> Tensor:
+        return tokens.flip(1)
+
+    def following(self, n: int, cond: Cond | None, guidance: float) -> Callable[[Tensor | None], Tensor]:
+        steps = iter(self.logits(n, cond).flip(1).unbind(1))
+        return lambda before: next(steps)
+
+
+class CodesAnotherModel(Coins):
+    def following(self, n: int, cond: Cond | None, guidance: float) -> Callable[[Tensor | None], Tensor]:
+        return super().following(n, None, guidance)
+
+
+class CodesByChance(Coins):
+    def following(self, n: int, cond: Cond | None, guidance: float) -> Callable[[Tensor | None], Tensor]:
+        inside = super().following(n, cond, guidance)
+        return lambda before: inside(before) + 1e-6 * torch.randn(())
+
+
+class LosesItsPlace(Coins):
+    def place(self, tokens: Tensor) -> Tensor:
+        return tokens
 
 
 class SameNames(Gaussian):
@@ -250,6 +313,25 @@ class UnknownLikelihood(Gaussian):
     likelihood: ClassVar[Any] = "rough"
 
 
+def _way(log_prob: Callable[[Tensor, Cond, Rng], Tensor], name: str = "iw") -> dict[str, Way]:
+    return {name: Way("bound", "a way", log_prob)}
+
+
+class WayOfBatch(Gaussian):
+    def ways(self, effort: float = 1.0) -> dict[str, Way]:
+        return _way(lambda x, cond, rng: x.flatten(1).sum(1) - x.mean())
+
+
+class WayWithoutRows(Gaussian):
+    def ways(self, effort: float = 1.0) -> dict[str, Way]:
+        return _way(lambda x, cond, rng: x.flatten(1).sum(1) + Rng(0, "fixed").normal((len(x),)))
+
+
+class WayThatVanishes(Gaussian):
+    def ways(self, effort: float = 1.0) -> dict[str, Way]:
+        return _way(lambda x, cond, rng: x.flatten(1).sum(1)) if effort == 1 else {}
+
+
 class NotInverse(Gaussian):
     def decode(self, z: Tensor, cond: Cond | None = None) -> Tensor:
         return super().decode(z, cond) + 0.01
@@ -302,6 +384,12 @@ BROKEN: tuple[tuple[str, type[Model[Any]], str], ...] = (
     ("log_prob", LogProbOfBatch, "alone"),
     ("log_prob", LogProbScalar, "shape"),
     ("log_prob", UnknownLikelihood, "likelihood"),
+    ("log_prob", WayOfBatch, "depend on the batch"),
+    ("log_prob", WayWithoutRows, "depend on the batch"),
+    ("log_prob", WayThatVanishes, "any effort"),
+    ("code", CodesAnotherModel, "add up"),
+    ("code", CodesByChance, "bit for bit"),
+    ("code", LosesItsPlace, "place"),
     ("latent", NotInverse, "decode"),
     ("denoiser", GuidanceIgnored, "guidance 0"),
     ("fill", Forgets, "known values"),
@@ -312,6 +400,7 @@ BROKEN: tuple[tuple[str, type[Model[Any]], str], ...] = (
 
 def test_sound_models_pass() -> None:
     check_model(Gaussian)
+    check_model(Coins)
     check_model(TinyDuel, skip=["conditions"])  # it takes no notice of them, unknown ones included
 
 
@@ -339,12 +428,14 @@ def test_all_failures_are_told_at_once() -> None:
 
 
 def test_checks_of_a_capability_come_with_it() -> None:
-    assert [check.name for check in checks(Gaussian)] == list(CHECKS)
+    assert [check.name for check in checks(Gaussian)] == [name for name in CHECKS if name != "code"]
+    assert "code" in {check.name for check in checks(Coins)}
     assert {str(check) for check in checks(TinyDuel)} == set(CHECKS) - {
         "log_prob",
         "latent",
         "denoiser",
         "fill",
+        "code",
         "trace",
     }
     assert [check.name for check in checks(TinyDuel, only=["loss", "batch"], skip=["loss"])] == ["batch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,10 +19,13 @@ class Codec(nn.Module, ABC):
     Attributes:
         raw: the raw data's spec.
         spec: the spec of what `encode` returns.
+        dequantises: whether `encode` spreads levels over their cells, so that an exact density of x is a bound of the
+            levels' probability.
     """
 
     raw: DataSpec
     spec: DataSpec
+    dequantises: ClassVar[bool] = False
 
     def __init__(self, raw: DataSpec, spec: DataSpec) -> None:
         super().__init__()

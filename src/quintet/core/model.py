@@ -128,10 +128,29 @@ class Model(nn.Module, ABC, Generic[S]):
         """Codebooks, adaptive augmentation. State lives in buffers only."""
 
 
+LikelihoodKind = Literal["exact", "bound", "estimate"]
+"""What a log-likelihood is: the value itself, at most the value in expectation, or a number near it."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to a model's log-likelihood, beside the one that it reports first.
+
+    Attributes:
+        likelihood: what the values are.
+        protocol: how, in a few words, with the number of draws or steps.
+        log_prob: (x (B, *E), cond, rng) -> (B,) nats; row i of `rng` serves example i.
+    """
+
+    likelihood: LikelihoodKind
+    protocol: str
+    log_prob: Callable[[Tensor, Cond, Rng], Tensor]
+
+
 class HasLogProb(ABC):
     """A likelihood. `likelihood` says of which kind; `protocol` how it was computed, for the report."""
 
-    likelihood: Literal["exact", "bound", "estimate"]
+    likelihood: LikelihoodKind
 
     @abstractmethod
     def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
@@ -141,6 +160,14 @@ class HasLogProb(ABC):
     @abstractmethod
     def log_prob_protocol(self) -> str:
         """A few words: "exact", "importance-weighted bound, 64 samples", "probability-flow ODE, dopri5 1e-4"."""
+
+    def ways(self, effort: float = 1.0) -> Mapping[str, Way]:
+        """Further ways to the same quantity by their short names ("elbo", "iw", "ais", "vlb", "ode"); {} for none.
+
+        Args:
+            effort: in (0, 1], the share of the full number of draws or steps, to which the time is in proportion.
+        """
+        return {}
 
 
 class HasLatent(ABC):
@@ -171,6 +198,25 @@ class HasFill(ABC):
     @abstractmethod
     def fill(self, x: Tensor, known: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
         """(B, *E) that equals x where `known` ((B, *E) bool) is true and is drawn elsewhere."""
+
+
+class HasCode(ABC):
+    """What a lossless coder needs: an example's values one after another, each with its probabilities."""
+
+    @abstractmethod
+    def read(self, x: Tensor) -> Tensor:
+        """(B, *E) to (B, T) int64, the values in the order in which they are coded."""
+
+    @abstractmethod
+    def place(self, tokens: Tensor) -> Tensor:
+        """(B, T) to (B, *E), the inverse of `read`."""
+
+    @abstractmethod
+    def following(self, n: int, cond: Cond | None, guidance: float) -> Callable[[Tensor | None], Tensor]:
+        """The values (n,) just before, None at first -> logits (n, levels) of the next; called T times.
+
+        The same calls give the same bits, and at guidance 1 the values' log-probabilities add up to `log_prob`.
+        """
 
 
 def round_trip_error(model: HasLatent, x: Tensor, cond: Cond | None = None) -> Tensor:
@@ -247,6 +293,7 @@ CAPABILITIES: Mapping[str, type] = {
     "latent": HasLatent,
     "denoiser": HasDenoiser,
     "fill": HasFill,
+    "code": HasCode,
     "trace": HasTrace,
 }
 

@@ -84,6 +84,8 @@ class DequantizedPixelCodec(Codec):
     u keeps a distance of 2^-14 (more above 256 levels) from the ends, so that float32 never rounds into the next cell.
     """
 
+    dequantises = True
+
     def __init__(self, raw: DataSpec, logit: bool) -> None:
         super().__init__(raw, DataSpec(raw.kind, raw.shape, conditions=raw.conditions))
         self.levels, self.logit = _levels(raw), logit
@@ -268,7 +270,11 @@ class PixelCodecConfig(CodecConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DequantizedPixelCodecConfig(CodecConfig):
-    """See DequantizedPixelCodec; `logit` maps the unit interval to the whole line."""
+    """See DequantizedPixelCodec.
+
+    Attributes:
+        logit: map the unit interval to the whole line.
+    """
 
     kind = "dequantized-pixels"
     logit: bool = False
@@ -282,7 +288,11 @@ class DequantizedPixelCodecConfig(CodecConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LevelCodecConfig(CodecConfig):
-    """See LevelCodec."""
+    """See LevelCodec.
+
+    Attributes:
+        flat: tokens in document order (images: channel, row, column), else the raw shape, for networks over images.
+    """
 
     kind = "levels"
     flat: bool = True
@@ -314,7 +324,12 @@ class StandardizeCodecConfig(CodecConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BinsCodecConfig(CodecConfig):
-    """See BinsCodec; `spacing` "quantile" puts equally many training values in each bin, "uniform" makes them equal."""
+    """See BinsCodec.
+
+    Attributes:
+        bins: of each column.
+        spacing: "quantile" puts equally many training values into each bin, "uniform" makes bins equally wide.
+    """
 
     kind = "bins"
     bins: int = Field(default=64, ge=2, le=65_536)

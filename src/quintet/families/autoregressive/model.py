@@ -286,6 +286,11 @@ class AutoregressiveConfig(ModelConfig):
     Attributes:
         order: which value is drawn when, over the grid.
         grid: how the flattened values lie (rows and columns of an image); None takes the spec's own shape.
+        network: over the tokens in the order they are read.
+        output: how the network's numbers become the probabilities of the next value.
+        class_dropout: share of training examples whose label is hidden; 0 leaves unconditional sampling untrained.
+        particles: weighted copies of each item with which known values are filled up.
+        sampling: how values are drawn unless a call says otherwise.
     """
 
     kind = "autoregressive"

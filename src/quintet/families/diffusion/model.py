@@ -17,7 +17,7 @@ Lipman et al. 2023, arXiv:2210.02747; Ho & Salimans 2022, arXiv:2207.12598.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -25,11 +25,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT
-from quintet.core.model import HasDenoiser, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, hide
+from quintet.core.model import HasDenoiser, HasLogProb, HasTrace, Loss, Model, Player, Trace, Turn, Way, hide
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
-from quintet.families.diffusion.densities import DensityConfig, OdeDensityConfig
+from quintet.families.diffusion.densities import BoundConfig, DensityConfig, OdeDensityConfig
 from quintet.families.diffusion.paths import PATHS, Level, Path, PathConfig, PathName, wide
 from quintet.families.diffusion.sampling import DiffusionSampling
 from quintet.families.diffusion.targets import TargetName, combine, convert, factors, presented, span
@@ -75,8 +75,6 @@ class Diffusion(
         super().__init__(spec, sampling)
         if spec.kind == "tokens":
             raise ValueError("diffusion models continuous values and levels in order, not tokens")
-        if spec.levels is not None and density.likelihood == "estimate":
-            raise ValueError("the probability-flow equation gives a density, and these data have levels")
         self.network, self.path, self.target = network, path, target
         self.weighting, self.class_dropout, self.warps = weighting, class_dropout, warps
         self.density, self.likelihood = density, density.likelihood
@@ -258,9 +256,11 @@ class Diffusion(
     # likelihood
 
     def log_prob(self, x: Tensor, cond: Cond | None = None, *, rng: Rng) -> Tensor:
-        known: Cond = {} if cond is None else cond
-        return self.density.log_prob(
-            lambda target, x, t: self.predict(target, x, t, known),
+        return self._log_prob(self.density, x, {} if cond is None else cond, rng)
+
+    def _log_prob(self, density: DensityConfig, x: Tensor, cond: Cond, rng: Rng) -> Tensor:
+        return density.log_prob(
+            lambda target, x, t: self.predict(target, x, t, cond),
             self._read(x),
             self.target,
             self.path,
@@ -270,7 +270,20 @@ class Diffusion(
 
     @property
     def log_prob_protocol(self) -> str:
-        return self.density.protocol(self.path)
+        return self.density.protocol(self.path, self.spec.levels)
+
+    def ways(self, effort: float = 1.0) -> Mapping[str, Way]:
+        """The variational bound and the probability-flow equation, whichever of them `log_prob` takes."""
+        bound = BoundConfig(draws=max(1, round(128 * effort)))
+        ode = OdeDensityConfig(steps=max(1, round(64 * effort)))
+        return {
+            name: Way(
+                density.likelihood,
+                density.protocol(self.path, self.spec.levels),
+                lambda x, cond, rng, density=density: self._log_prob(density, x, cond, rng),  # type: ignore[misc]
+            )
+            for name, density in (("vlb", bound), ("ode", ode))
+        }
 
 
 def _waves(shown: Tensor, x: Tensor, sigma: Tensor | float, levels: int) -> Tensor:

@@ -176,7 +176,7 @@ class DdpmPathConfig(PathConfig):
     """A chain of discrete steps, and between them log alpha_bar interpolated linearly (for solvers that stop there).
 
     Attributes:
-        steps: T.
+        steps: T, the number of training times.
         schedule: "linear": beta_k from 1e-4 to 0.02 for T = 1000, both times 1000/T for another T (at most 0.999);
             "cosine": alpha_bar_k = f(k) / f(0), f(k) = cos((k/T + 0.008) / 1.008 pi/2)^2, beta_k at most 0.999.
     Source: Ho et al. 2020, section 4; Nichol & Dhariwal 2021, eq. 17; the interpolation: Lu et al. 2022, appendix D.1,
@@ -246,7 +246,7 @@ class EdmPathConfig(PathConfig):
     Attributes:
         low, high: ends of sigma, in data units.
         rho: above 1 the steps are shorter near the data.
-        std: sigma_data.
+        std: sigma_data, the standard deviation of the data.
     Source: Karras et al. 2022, table 1 and eq. 5, arXiv:2206.00364.
     """
 

@@ -240,7 +240,14 @@ class Pyramid(Transform):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PyramidConfig(TransformConfig):
-    """See Pyramid."""
+    """See Pyramid.
+
+    Attributes:
+        bijection: of the couplings, value by value.
+        network: of the couplings, which says the bijections' parameters.
+        levels: one squeeze each, fewer where a side becomes odd.
+        steps: of actnorm, 1x1 convolution and coupling, per level.
+    """
 
     kind = "pyramid"
     bijection: Bijection

@@ -34,7 +34,7 @@ class RationalQuadratic(Bijection):
     """K bins with a ratio of two quadratics in each, once continuously differentiable, slope 1 at the ends.
 
     Args:
-        bins: K.
+        bins: K, the number of pieces.
         bound: half the width of the box.
         least: smallest width and height of a bin as a share of the box times K, and smallest slope at a knot.
     Source: Durkan et al. 2019, section 3.1 and appendix A.1, arXiv:1906.04032.
@@ -148,7 +148,7 @@ class PiecewiseLinear(Bijection):
     levels, which no smooth spline is. Its slope jumps at the knots.
 
     Args:
-        bins: K.
+        bins: K, the number of pieces.
         bound: half the width of the box; 1 for pixels.
         floor: share of the mass spread evenly over the bins, so that no bin's height underflows.
     Source: Müller et al. 2019, section 4.1, arXiv:1808.03856; the floor is ours.

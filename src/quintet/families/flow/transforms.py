@@ -506,7 +506,8 @@ class Marginals(Transform):
         mean, std = self._bells(mirrored)
         whole = 0.5 * (1 + math.erf(self.REACH / math.sqrt(2)))
         least = torch.finfo(u.dtype).tiny
-        return torch.special.ndtr((torch.special.ndtri(u.clamp(least, 1)) - mean) / std) / whole
+        share: Tensor = torch.special.ndtr((torch.special.ndtri(u.clamp(least, 1)) - mean) / std) / whole
+        return share
 
     def _around(self, k: Tensor) -> tuple[Tensor, Tensor]:
         """Both edges of the bins k (B, D)."""
@@ -517,7 +518,14 @@ class Marginals(Transform):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MarginalsConfig(TransformConfig):
-    """See Marginals."""
+    """See Marginals.
+
+    Attributes:
+        bins: of each dimension's histogram, one a level.
+        pool: number of examples that a channel's histogram counts for in each of its dimensions.
+        floor: share of the mass spread evenly over the bins, so that float32 inverts every bin.
+        bell: whether the first and the last bin hold a Gaussian instead of a flat density.
+    """
 
     kind = "marginals"
     bins: int = Field(default=256, ge=2)

@@ -316,7 +316,11 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GANConfig(ModelConfig):
-    """See GAN. `features` is the width of the discriminator's output before the logit."""
+    """See GAN.
+
+    Attributes:
+        features: width of the discriminator's output before the logit.
+    """
 
     kind = "gan"
     generator: NetworkConfig
@@ -409,8 +413,10 @@ def overfit(train: Tensor, held_out: Tensor, fake: Tensor) -> Tensor:
     held-out examples for generated ones. 0 where the numerator is within three standard errors of 0.
 
     Args:
-        train, held_out, fake: logits, (B,) each.
+        train, held_out, fake: logits, (B,) each; 0 too where one example leaves the error unknown.
     """
+    if min(len(train), len(held_out)) < 2:
+        return train.new_zeros(())
     gap, whole = train.mean() - held_out.mean(), train.mean() - fake.mean()
     error = (train.var() / len(train) + held_out.var() / len(held_out)).sqrt()
     return torch.where((gap > 3 * error) & (whole > 0), gap / whole.clamp_min(1e-12), 0.0)

@@ -118,7 +118,8 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         with torch.no_grad():
             parts = {"reconstruction_nats": reconstruction.detach(), "kl_nats": kl.sum(0).mean()}
             parts |= {f"kl_nats_{group}": value for group, value in enumerate(kl.mean(1), 1)}
-            parts["active_units"] = sum((m.var(0) > ACTIVE).sum() for m in draws.mean).to(kl.dtype)  # type: ignore[union-attr]
+            active = torch.stack([(m.var(0, correction=0) > ACTIVE).sum() for m in draws.mean])
+            parts["active_units"] = active.sum().to(kl.dtype)
             scale = self.output.scale()
             if scale is not None:
                 parts["output_scale"] = scale
@@ -243,7 +244,11 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LadderVAEConfig(ModelConfig):
-    """See LadderVAE."""
+    """See LadderVAE.
+
+    Attributes:
+        likelihood: of the data, given what the decoder says.
+    """
 
     kind = "ladder-vae"
     network: LadderNetworkConfig

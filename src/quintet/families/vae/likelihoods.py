@@ -101,7 +101,7 @@ class DiscretisedLogistic(Likelihood):
 
     Args:
         spec: with levels.
-        mixtures: M.
+        mixtures: M, the number of logistic distributions of a value.
         sharing: who has scales of its own.
 
     Source: Salimans et al. 2017, eq. 2. The difference of two sigmoids is taken in logarithms by the identity
@@ -172,7 +172,7 @@ class ColourLogistic(Likelihood):
 
     Args:
         spec: an image with levels.
-        mixtures: M.
+        mixtures: M, the number of logistic distributions of a value.
 
     Source: Salimans et al. 2017, section 2.2 and eq. 3; without their tanh on the coefficients.
     """

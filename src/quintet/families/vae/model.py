@@ -10,8 +10,7 @@ et al. 2016, appendix C (free bits), arXiv:1606.04934; Sonderby et al. 2016 (KL 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -31,12 +30,14 @@ from quintet.core.model import (
     Player,
     Trace,
     Turn,
+    Way,
     hide,
 )
 from quintet.core.numerics import full
 from quintet.core.recipe import ModelConfig, NetworkConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import Cond, DataSpec
+from quintet.families.vae.bounds import Inference, importance, ways
 from quintet.families.vae.likelihoods import Likelihood, LikelihoodConfig
 from quintet.families.vae.priors import Prior, PriorConfig, normal_log_prob
 
@@ -145,7 +146,7 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
             parts = {
                 "reconstruction_nats": reconstruction.detach(),
                 "kl_nats": kl.detach().mean(),
-                "active_units": (mean.var(0) > ACTIVE).sum().to(mean.dtype),
+                "active_units": (mean.var(0, correction=0) > ACTIVE).sum().to(mean.dtype),
             }
             scale = self.output.scale()
             if scale is not None:
@@ -213,15 +214,20 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
     def importance_bound(self, x: Tensor, cond: Cond | None, samples: int, *, rng: Rng) -> Tensor:
         """(B,) nats, the bound with any number of samples; 1 is an estimate of the plain bound."""
-        cond = {} if cond is None else cond
+        return importance(self.inference(x, {} if cond is None else cond), samples, rng)
+
+    def inference(self, x: Tensor, cond: Cond) -> Inference:
+        """The posterior of z beside the joint density, for the bounds."""
         mean, log_std = self.posterior(x, cond)
-        std = log_std.exp()
-        logs = []
-        for k in range(samples):
-            z = mean + std * rng("z", k).normal(tuple(mean.shape)).to(mean)
-            joint = self.output.log_prob(x, self.decoder(z, cond)) + self.prior.log_prob(z, cond)
-            logs.append(joint - normal_log_prob(z, mean, log_std))
-        return torch.logsumexp(torch.stack(logs), dim=0) - math.log(samples)
+
+        def terms(z: Tensor) -> tuple[Tensor, Tensor]:
+            joint = self.output.log_prob(x, full(self.decoder(z, cond))) + self.prior.log_prob(z, cond)
+            return normal_log_prob(z, mean, log_std), joint
+
+        return Inference(lambda noise: mean + log_std.exp() * noise, terms, log_std.exp())
+
+    def ways(self, effort: float = 1.0) -> Mapping[str, Way]:
+        return ways(self.inference, effort)
 
     @property
     def log_prob_protocol(self) -> str:
@@ -237,7 +243,11 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class VAEConfig(ModelConfig):
-    """See VAE. `width` is the latent's."""
+    """See VAE.
+
+    Attributes:
+        width: of the latent vector.
+    """
 
     kind = "vae"
     encoder: NetworkConfig

@@ -163,7 +163,11 @@ class BottleneckConfig(Config, ABC):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GaussianBottleneckConfig(BottleneckConfig):
-    """See GaussianBottleneck."""
+    """See GaussianBottleneck.
+
+    Attributes:
+        channels: of the latents, at each place of their grid.
+    """
 
     kind = "gaussian-bottleneck"
     channels: int = Field(default=4, ge=1)
@@ -174,7 +178,12 @@ class GaussianBottleneckConfig(BottleneckConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FiniteScalarsConfig(BottleneckConfig):
-    """See FiniteScalars; 8 x 6 x 5 = 240 codes by default (Mentzer et al. 2024, table 1)."""
+    """See FiniteScalars.
+
+    Attributes:
+        levels: values that each latent number may take; a code has their product, 8 x 6 x 5 = 240 by default (Mentzer
+            et al. 2024, table 1).
+    """
 
     kind = "finite-scalars"
     levels: tuple[int, ...] = Field(default=(8, 6, 5), min_length=1)
