@@ -15,11 +15,26 @@ from typing import TYPE_CHECKING, Any
 from quintet._version import __version__
 
 if TYPE_CHECKING:
-    from quintet.api import advise, check, compare, demo, load, open_dataset, recipes, sample, train
+    from quintet.api import (
+        advise,
+        articles,
+        check,
+        compare,
+        compress,
+        decompress,
+        demo,
+        evaluate,
+        load,
+        open_dataset,
+        recipes,
+        sample,
+        train,
+        write_config,
+    )
 
 __all__ = [
-    "__version__", "advise", "check", "compare", "demo", "load", "open_dataset", "recipes", "sample", "train",
-    "write_config",
+    "__version__", "advise", "articles", "check", "compare", "compress", "decompress", "demo", "evaluate", "load",
+    "open_dataset", "recipes", "sample", "train", "write_config",
 ]  # fmt: skip
 
 

@@ -177,3 +177,29 @@ def test_ctrl_c_saves_and_the_same_command_continues(tmp_path: Path) -> None:
     assert kept
     assert int(kept[0].name) < 3000
     assert Compare.model_validate_json((place / "compare.json").read_text()).recipes[0].status == "skipped"
+
+
+def test_short_trainings_at_other_rates_are_made_once(folder: Path) -> None:
+    told: list[Any] = []
+
+    def again() -> Compare:
+        told.clear()
+        recipes = ["vae", "flow-matching"]
+        found = api.compare("toy:ring8", recipes, out=folder, threads=1, sensitivity=True, listen=told.append)
+        return found.result
+
+    result = again()
+    started = [(e["recipe"], round(e["factor"], 2)) for e in told if e["kind"] == "rate"]
+    assert started == [(name, factor) for name in ("vae", "flow-matching") for factor in (0.33, 1.0, 3.0)]
+    assert not [e for e in told if e["kind"] == "cell"]  # they are no cells, and cells are not done again
+    for name in ("third", "same", "triple"):
+        place = folder / "cells" / f"flow-matching-rate-{name}"
+        assert json.loads((place / "config.json").read_text())["budget"] == "2steps"
+        assert not (place / "stages").exists()
+    for row in result.recipes[:2]:
+        assert [trial.status for trial in row.rates] == ["done"] * 3
+        assert row.steadiness is not None
+        assert row.steadiness.parts["rate"].n == 3
+    assert "sensitivity" in result.protocol
+    again()
+    assert not [e for e in told if e["kind"] == "rate"]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from quintet.compare.forecast import evaluation_limit_s, forecast, solve
+from quintet.compare.forecast import TRIALS, evaluation_limit_s, forecast, solve
 from quintet.core.budget import Budget
 from quintet.core.errors import UsageError
 
 
 @pytest.mark.parametrize("within", ["4m", "10m", "20m", "30m", "2h", "10h"])
 @pytest.mark.parametrize("recipes", [1, 5])
-def test_the_whole_fits_and_is_used(within: str, recipes: int) -> None:
+@pytest.mark.parametrize("sensitivity", [False, True])
+def test_the_whole_fits_and_is_used(within: str, recipes: int, sensitivity: bool) -> None:
     whole = Budget.parse(within)
-    found = solve(recipes, None, whole, dims=64)
+    found = solve(recipes, None, whole, dims=64, sensitivity=sensitivity)
     assert found.seconds is not None
     assert found.seconds <= whole.amount
     assert found.seconds > 0.6 * whole.amount
-    more = forecast(recipes, found.seeds, Budget("seconds", found.budget.amount + 1.5), dims=64)
+    trials = TRIALS * recipes * sensitivity
+    more = forecast(recipes, found.seeds, Budget("seconds", found.budget.amount + 1.5), dims=64, trials=trials)
     assert more.seconds is not None
     assert more.seconds > whole.amount
 
@@ -39,3 +41,14 @@ def test_evaluation_limit() -> None:
     assert evaluation_limit_s(Budget.parse("12s")) == 20
     assert evaluation_limit_s(Budget.parse("2m")) == 60
     assert evaluation_limit_s(Budget.parse("100steps")) == 20
+
+
+def test_short_trainings_are_reckoned_where_the_budget_leaves_enough_for_them() -> None:
+    def seconds(budget: str, trials: int) -> float:
+        found = forecast(5, 2, Budget.parse(budget), dims=64, trials=trials).seconds
+        assert found is not None
+        return found
+
+    assert seconds("12s", 15) == seconds("12s", 0)  # the demo's budget: an eighth of it is too short
+    assert seconds("80s", 15) >= seconds("80s", 0) + 15 * 10
+    assert forecast(5, 2, Budget.parse("80steps"), dims=64, trials=15).seconds is None

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+from safetensors.torch import save_file
 
-from quintet.compare.reference import SAMPLES, level_reference, samples_for, write_reference
+from quintet.compare.reference import SAMPLES, check_judges, level_reference, samples_for, write_reference
+from quintet.core.errors import UsageError
 from quintet.data.sources import open_dataset
+from quintet.metrics.judges.dinov2 import VisionTransformer
+from quintet.metrics.judges.weights import load_judges
 
 
 def images(n: int) -> dict[str, np.ndarray]:
@@ -42,3 +47,21 @@ def test_the_floor_s_cas_follows_the_number_of_samples(tmp_path: Path) -> None:
     assert "trained on 40 labelled samples" in bootstrap["metrics"]["cas"]["protocol"]
     assert after["floor"]["kid"] == before["floor"]["kid"]
     assert after["spaces"]["cas_size"] == 40
+
+
+def test_a_comparison_keeps_to_the_judges_it_was_begun_with(tmp_path: Path) -> None:
+    weights = tmp_path / "dinov2.safetensors"
+    network = VisionTransformer(64, 1, 1 + 16 * 16)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, weights)
+    dataset, judges = open_dataset(images(60)), {"dinov2": weights}
+    check_judges(tmp_path, dataset, judges)  # nothing was begun
+    (tmp_path / "reference").mkdir()
+    held = load_judges(judges, dataset.spec)["dinov2"].to_json()
+    path = tmp_path / "reference" / "reference.json"
+    path.write_text(json.dumps({"spaces": {"pretrained": {"dinov2": held}}}))
+    check_judges(tmp_path, dataset, judges)
+    with pytest.raises(UsageError, match="other judge weights"):
+        check_judges(tmp_path, dataset, {})
+    path.write_text(json.dumps({"spaces": {}}))
+    with pytest.raises(UsageError, match="dinov2"):
+        check_judges(tmp_path, dataset, judges)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from quintet import api
@@ -26,9 +27,10 @@ from quintet.core.messages import say
 from quintet.core.model import Model
 from quintet.core.processes import leads
 from quintet.core.recipe import Stage
-from quintet.core.results import Compare, Estimate
+from quintet.core.results import Compare, Estimate, Note
 from quintet.core.rng import CHUNK
 from quintet.data.dataset import Dataset
+from quintet.metrics.judges.weights import parse_judges
 from quintet.recipes.load import Trained
 from quintet.recipes.registry import RECIPES
 from quintet.tasks.pictures import picture
@@ -55,6 +57,8 @@ def compare(
     demo: bool = False,
     options: list[str] | None = None,
     config: Path | None = None,
+    sensitivity: bool | None = None,
+    judges: list[str] | None = None,
 ) -> None:
     """`quintet compare` and `quintet demo`."""
     planned = api.plan_compare(
@@ -69,6 +73,8 @@ def compare(
         device=device,
         threads=threads,
         set=changes,
+        sensitivity=sensitivity,
+        judges=parse_judges(judges or []),
     )
     said = Console(stderr=True, quiet=quiet or as_json)
     forecast = planned.forecast()
@@ -91,6 +97,9 @@ def compare(
         say("cli.plan", lang, cells=forecast.cells, recipes=len(planned.recipes), seeds=forecast.seeds,
             budget=forecast.budget, total=total, out=planned.folder)
     )  # fmt: skip
+    short = planned.trials()
+    if short:
+        said.print(say("cli.trials", lang, count=len(short), budget=short[0][0].budget))
     if dry_run:
         if as_json:
             dump({"cells": forecast.cells, "seeds": forecast.seeds, "budget": str(forecast.budget),
@@ -128,6 +137,7 @@ def train(
     options: list[str] | None = None,
     config: Path | None = None,
     strict: bool = False,
+    rescan: bool = False,
 ) -> None:
     """`quintet train`; of several processes the first one speaks."""
     job = api.train_job(
@@ -138,6 +148,7 @@ def train(
         budget=budget,
         seed=seed,
         out=out,
+        rescan=rescan,
         device=device,
         threads=threads,
         set=changes,
@@ -153,13 +164,13 @@ def train(
         if as_json and leads():
             dump({**cost, "budget": str(job.budget), "out": str(job.folder)})
         return
-    resume = resume or strict
+    resume = resume or strict or rescan
     if resume and not (job.folder / "stages").exists():
         said.print(say("cli.resume_from_start", lang, path=job.folder))
     with Progress(said, None, lang) as progress:
         trained = api.train(
             job.recipe, job.dataset, budget=job.budget, seed=seed, out=job.folder, resume=resume,
-            strict_resume=strict, device=device, threads=threads, set=changes, listen=progress,
+            strict_resume=strict, rescan=rescan, device=device, threads=threads, set=changes, listen=progress,
         )  # fmt: skip
     if not leads():
         return
@@ -199,9 +210,20 @@ def sample(
     Console(quiet=quiet).print(say("cli.sampled", lang, n=n, path=target), highlight=False)
 
 
-def advise(where: Path | None, need: list[str], as_json: bool, lang: str) -> None:
+def advise(
+    where: Path | None,
+    need: list[str],
+    needs: list[str],
+    max_latency: str | None,
+    max_memory: str | None,
+    data_size: int | None,
+    as_json: bool,
+    lang: str,
+) -> None:
     """`quintet advise`."""
-    found = api.advise(where, need)
+    found = api.advise(
+        where, need, max_latency=max_latency, max_memory=max_memory, needs=needs, data_size=data_size
+    )  # fmt: skip
     if as_json:
         dump([advice.model_dump(mode="json") for advice in found])
         return
@@ -212,6 +234,17 @@ def advise(where: Path | None, need: list[str], as_json: bool, lang: str) -> Non
         verdict = say(f"verdict.{advice.verdict.replace(' ', '_')}", lang)
         text = advice.zh if lang == "zh" else advice.en
         show.print(f"[bold]{say(f'need.{advice.need}', lang)}[/bold] ({verdict}): {text}", highlight=False)
+        for part in ("reasons", "doubts", "further"):
+            _bullets(show, say(f"advise.{part}", lang), getattr(advice, part), lang)
+    _bullets(show, say("advise.left_out", lang), found[0].left_out, lang)  # the same for every need
+
+
+def _bullets(show: Console, title: str, notes: Sequence[Note], lang: str) -> None:
+    """Sentences below a title, indented; nothing without sentences."""
+    if notes:
+        show.print(f"  {title}", highlight=False)
+    for each in notes:
+        show.print(Padding(f"- {each.zh if lang == 'zh' else each.en}", (0, 0, 0, 4)), highlight=False, markup=False)
 
 
 def config(

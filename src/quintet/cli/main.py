@@ -104,6 +104,7 @@ def build(lang: str) -> typer.Typer:
     changes = typer.Option("--set", help=text("set"))
     options = typer.Option("--data", metavar="OPTION=VALUE", help=text("data_options"))
     config = typer.Option("--config", metavar="FILE", help=text("config_file"))
+    judges = typer.Option("--judge", metavar="NAME=FILE", help=text("judge"))
 
     @app.callback(invoke_without_command=True)
     def main(
@@ -146,6 +147,10 @@ def build(lang: str) -> typer.Typer:
         threads: Annotated[int | None, threads] = None,
         changes: Annotated[list[str] | None, changes] = None,
         options: Annotated[list[str] | None, options] = None,
+        sensitivity: Annotated[
+            bool | None, typer.Option("--sensitivity/--no-sensitivity", help=text("sensitivity"))
+        ] = None,
+        judges: Annotated[list[str] | None, judges] = None,
         quiet: Annotated[bool, quiet] = False,
         as_json: Annotated[bool, as_json] = False,
         dry_run: Annotated[bool, dry] = False,
@@ -155,7 +160,7 @@ def build(lang: str) -> typer.Typer:
         names = [name.strip() for name in recipes.split(",") if name.strip()]
         commands.compare(
             data, names, budget, within, seeds, out, device, threads, changes or [], quiet, as_json, dry_run, lang,
-            options=options, config=config,
+            options=options, config=config, sensitivity=sensitivity, judges=judges,
         )  # fmt: skip
 
     @app.command(help=text("train"))
@@ -168,6 +173,7 @@ def build(lang: str) -> typer.Typer:
         out: Annotated[Path | None, out] = None,
         resume: Annotated[bool, typer.Option("--resume", help=text("resume"))] = False,
         strict: Annotated[bool, typer.Option("--strict-resume", help=text("strict_resume"))] = False,
+        rescan: Annotated[bool, typer.Option("--rescan", help=text("rescan"))] = False,
         device: Annotated[str, device] = "auto",
         threads: Annotated[int | None, threads] = None,
         changes: Annotated[list[str] | None, changes] = None,
@@ -180,7 +186,7 @@ def build(lang: str) -> typer.Typer:
 
         commands.train(
             recipe, data, budget, seed, out, resume, device, threads, changes or [], quiet, as_json, dry_run, lang,
-            options=options, config=config, strict=strict,
+            options=options, config=config, strict=strict, rescan=rescan,
         )  # fmt: skip
 
     @app.command(help=text("sample"), context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -200,15 +206,86 @@ def build(lang: str) -> typer.Typer:
 
         commands.sample(run, n, label, seed, out, device, list(context.args), quiet, as_json, dry_run, lang)
 
+    @app.command(help=text("compress"))
+    def compress(
+        run: Annotated[str, typer.Argument(metavar="RUN", help=text("run"))],
+        data: Annotated[str, typer.Argument(metavar="DATA", help=text("data"))],
+        out: Annotated[Path, out] = Path("data.qtz"),
+        part: Annotated[str, typer.Option(help=text("compress_part"))] = "all",
+        count: Annotated[int | None, typer.Option("-n", "--count", min=1, help=text("compress_count"))] = None,
+        options: Annotated[list[str] | None, options] = None,
+        quiet: Annotated[bool, quiet] = False,
+        as_json: Annotated[bool, as_json] = False,
+    ) -> None:
+        from quintet.cli import compress as command
+
+        command.compress(run, data, out, part, count, options, quiet, as_json, lang)
+
+    @app.command(help=text("decompress"))
+    def decompress(
+        file: Annotated[Path, typer.Argument(metavar="FILE", help=text("compressed"))],
+        out: Annotated[Path, out] = Path("data.npz"),
+        run: Annotated[str | None, typer.Option(metavar="RUN", help=text("decompress_run"))] = None,
+        quiet: Annotated[bool, quiet] = False,
+        as_json: Annotated[bool, as_json] = False,
+    ) -> None:
+        from quintet.cli import compress as command
+
+        command.decompress(file, out, run, quiet, as_json, lang)
+
     @app.command(help=text("advise"))
     def advise(
         where: Annotated[Path | None, typer.Argument(metavar="[COMPARE]", help=text("compare_folder"))] = None,
         need: Annotated[str, typer.Option(help=text("need"))] = "",
+        needs: Annotated[str, typer.Option(help=text("needs"))] = "",
+        max_latency: Annotated[str | None, typer.Option(help=text("max_latency"))] = None,
+        max_memory: Annotated[str | None, typer.Option(help=text("max_memory"))] = None,
+        data_size: Annotated[int | None, typer.Option(help=text("data_size"))] = None,
         as_json: Annotated[bool, as_json] = False,
     ) -> None:
         from quintet.cli import commands
 
-        commands.advise(where, [name.strip() for name in need.split(",") if name.strip()], as_json, lang)
+        ranked, able = ([name.strip() for name in names.split(",") if name.strip()] for names in (need, needs))
+        commands.advise(where, ranked, able, max_latency, max_memory, data_size, as_json, lang)
+
+    @app.command(help=text("evaluate"))
+    def evaluate(
+        sources: Annotated[list[str], typer.Argument(metavar="RUN_OR_SAMPLES... DATA", help=text("evaluate_sources"))],
+        labels: Annotated[str | None, typer.Option(metavar="FILE|none", help=text("evaluate_labels"))] = None,
+        values: Annotated[str, typer.Option(help=text("evaluate_values"))] = "auto",
+        resize: Annotated[bool, typer.Option("--resize", help=text("evaluate_resize"))] = False,
+        samples: Annotated[int | None, typer.Option("-n", "--count", min=20, help=text("evaluate_count"))] = None,
+        judges: Annotated[list[str] | None, judges] = None,
+        options: Annotated[list[str] | None, options] = None,
+        out: Annotated[Path | None, out] = None,
+        device: Annotated[str, device] = "auto",
+        threads: Annotated[int | None, threads] = None,
+        quiet: Annotated[bool, quiet] = False,
+        as_json: Annotated[bool, as_json] = False,
+    ) -> None:
+        from quintet.cli import evaluate as command
+
+        command.evaluate(
+            sources, labels, values, resize, samples, judges or [], options, out, device, threads, quiet, as_json, lang
+        )
+
+    @app.command(help=text("articles"))
+    def articles(
+        out: Annotated[Path, out] = Path("runs/articles"),
+        data: Annotated[str, typer.Option("--data", metavar="DATA,...", help=text("articles_data"))] = "",
+        seeds: Annotated[int, typer.Option(min=1, help=text("seeds"))] = 6,
+        budget: Annotated[str | None, typer.Option(help=text("articles_budget"))] = None,
+        device: Annotated[str, device] = "auto",
+        threads: Annotated[int | None, threads] = None,
+        markdown: Annotated[bool, typer.Option("--markdown", help=text("articles_markdown"))] = False,
+        quiet: Annotated[bool, quiet] = False,
+        as_json: Annotated[bool, as_json] = False,
+        dry_run: Annotated[bool, dry] = False,
+    ) -> None:
+        from quintet.cli import articles as command
+
+        names = [name.strip() for name in data.split(",") if name.strip()]
+        command.articles(out, names, seeds, budget, device, threads, markdown, quiet, as_json, dry_run, lang)
 
     @app.command(help=text("check"))
     def check(

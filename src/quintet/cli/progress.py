@@ -58,6 +58,8 @@ class Progress:
             self._start(say("cli.judge", self.lang))
         elif kind == "cell":
             self._start(f"{event['recipe']} s{event['seed']}")
+        elif kind == "rate":
+            self._start(say("cli.rate", self.lang, recipe=event["recipe"], factor=f"{event['factor']:.2g}"))
         elif kind == "step":
             self._step(event)
         elif kind == "phase":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quintet.core.results import Advice, Compare, RecipeResult
-from quintet.core.verdicts import Word, best, middle, ranked
+from quintet.compare.busy import with_remark
+from quintet.core.results import SPACES, Advice, Compare, RecipeResult
+from quintet.core.verdicts import Word, leader, middle, ranked, used
 
 NEEDS = ("quality", "diversity", "speed", "likelihood", "stability", "memory")
 METRIC = {
@@ -16,6 +17,7 @@ METRIC = {
 UNITS = {
     "kid": ("KID {v:.4f}", "KID 为 {v:.4f}"),
     "coverage": ("coverage {v:.2f}", "覆盖率为 {v:.2f}"),
+    "recall": ("recall {v:.2f}", "召回率为 {v:.2f}"),
     "seconds_per_1000": ("{v:.3g} s per 1,000 samples", "每千个样本 {v:.3g} 秒"),
     "bits_per_dim": ("{v:.3f} bits/dim", "{v:.3f} 比特/维"),
     "peak_bytes": ("{v:.0f} MB", "{v:.0f} MB"),
@@ -42,8 +44,8 @@ LITERATURE = {
 def advise(result: Compare) -> tuple[dict[str, list[str]], list[Advice]]:
     """Need -> recipes best first, and a sentence for each need."""
     done = [recipe for recipe in result.recipes if recipe.status == "done"]
-    ranking = {need: [r.name for r in ranked(done, METRIC[need])] for need in NEEDS if need in METRIC}
-    ranking["stability"] = [r.name for r in sorted(done, key=_trouble)]
+    ranking = {need: [r.name for r in ranked(done, measure(result, need))] for need in NEEDS if need in METRIC}
+    ranking["stability"] = [r.name for r in sorted(done, key=_unsteady)]
     return ranking, advise_by_need(result, NEEDS) if done else []
 
 
@@ -52,7 +54,16 @@ def advise_by_need(result: Compare | None, needs: Sequence[str]) -> list[Advice]
     done = [recipe for recipe in result.recipes if recipe.status == "done"] if result is not None else []
     if result is None or not done:
         return [_from_literature(need) for need in needs]
-    return [_stability(done) if need == "stability" else _measured(result, done, need) for need in needs]
+    found = [_stability(done) if need == "stability" else _measured(result, done, need) for need in needs]
+    return [with_remark(advice, result) for advice in found]
+
+
+def measure(result: Compare, need: str) -> str:
+    """The metric that answers a need: the first of those meant for it that order the known corruptions of these data."""
+    metric = METRIC[need]
+    choices = SPACES if metric == "kid" else (metric, "recall") if metric == "coverage" else (metric,)
+    have = {name for recipe in result.recipes for seed in recipe.seeds for name in seed.metrics}
+    return next((name for name in choices if name in have and used(result, name)), metric)
 
 
 def show(metric: str, value: float | None) -> tuple[str, str]:
@@ -60,13 +71,20 @@ def show(metric: str, value: float | None) -> tuple[str, str]:
     if value is None:
         return "not available", "无"
     value = value / 1e6 if metric == "peak_bytes" else value
-    return UNITS[metric][0].format(v=value), UNITS[metric][1].format(v=value)
+    en, zh = UNITS["kid" if metric in SPACES else metric]
+    return en.format(v=value), zh.format(v=value)
 
 
 def _measured(result: Compare, done: Sequence[RecipeResult], need: str) -> Advice:
-    metric = METRIC[need]
-    found = best(done, metric, result.floor.get(metric))
+    metric = measure(result, need)
+    found = leader(result, metric, done)
     en_need, zh_need = NAMES[need]
+    if found is None and ranked(done, metric):
+        return Advice(
+            need=need, recipe=None, verdict="no evidence",
+            en=f"For {en_need}: what measures it does not put known corruptions of these data in order, so it is not used.",
+            zh=f"就{zh_need}而言：相应的指标在这份数据上不能把已知的失真按程度排序，因此不予采用。",
+        )  # fmt: skip
     if found is None:
         return Advice(
             need=need, recipe=None, verdict="no evidence",
@@ -89,6 +107,9 @@ def _measured(result: Compare, done: Sequence[RecipeResult], need: str) -> Advic
             f"For {en_need}: {first.name} ({en_first}) and {second.name} ({en_second}) are too close to call{bound_en}."
         )
         zh = f"就{zh_need}而言：{first.name}（{zh_first}）与 {second.name}（{zh_second}）难分高下{bound_zh}。"
+    elif word == "mixed":
+        en = f"For {en_need}: {first.name} ({en_first}) before {second.name} ({en_second}), but not in every space; mixed."
+        zh = f"就{zh_need}而言：{first.name}（{zh_first}）优于 {second.name}（{zh_second}），但并非在每个特征空间中都如此；结论不一。"
     else:
         sure_en, sure_zh = {"likely": ("likely", "很可能"), "established": ("established", "已确证")}[word]
         en = f"For {en_need}: {first.name} ({en_first}), before {second.name} ({en_second}); {sure_en}{bound_en}."
@@ -111,25 +132,37 @@ def _trouble(recipe: RecipeResult) -> tuple[float, float]:
     return bad / max(1, s.get("seeds", 1)), float(s.get("kid_spread") or 0.0)
 
 
+def _unsteady(recipe: RecipeResult) -> tuple[float, float, float]:
+    """What stability is ranked by: the score, then troubled trainings, then the spread between seeds."""
+    value = recipe.steadiness.value if recipe.steadiness is not None else None
+    return -(value or 0.0), *_trouble(recipe)
+
+
 def _stability(done: Sequence[RecipeResult]) -> Advice:
-    order = sorted(done, key=_trouble)
+    order = sorted(done, key=_unsteady)
     runs = sum(int(r.stability.get("seeds", 0)) for r in done)
-    evidence: list[dict[str, Any]] = [{"recipe": r.name, **r.stability} for r in order]
+    scored = {r.name: r.steadiness.value for r in order if r.steadiness is not None and r.steadiness.value is not None}
+    evidence: list[dict[str, Any]] = [{"recipe": r.name, "score": scored.get(r.name), **r.stability} for r in order]
     troubled = [r for r in order if _trouble(r)[0] > 0]
     word: Word = "too close to call"
     if not troubled:
-        spread = order[-1]
         en = f"For stability: none of {runs} trainings failed, diverged or collapsed; too few to tell the families apart."
         zh = f"就训练稳定性而言：{runs} 次训练均未失败、发散或模式坍塌；次数太少，不足以区分各家族。"
-        if spread.stability.get("kid_spread"):
-            en += f" {spread.name} varies most over seeds (KID by {spread.stability['kid_spread']:.4f})."
-            zh += f"{spread.name} 在不同种子间波动最大（KID 相差 {spread.stability['kid_spread']:.4f}）。"
+        if len(scored) > 1:
+            best, *_, last = scored
+            en += f" Stability scores reach from {scored[last]:.2f} ({last}) to {scored[best]:.2f} ({best}) of 1."
+            zh += f"稳定性得分（满分 1）从 {scored[last]:.2f}（{last}）到 {scored[best]:.2f}（{best}）。"
         return Advice(need="stability", recipe=order[0].name, verdict=word, en=en, zh=zh, evidence=evidence)
-    worst = troubled[-1]
+    worst = max(troubled, key=_trouble)
     s = worst.stability
     bad = s["failed"] + s["diverged"] + s["collapsed"]
-    en = f"For stability: {worst.name} had trouble in {bad} of {s['seeds']} trainings; {order[0].name} in none."
-    zh = f"就训练稳定性而言：{worst.name} 在 {s['seeds']} 次训练中有 {bad} 次出现问题，{order[0].name} 没有。"
+    calm = next((r for r in order if _trouble(r)[0] == 0), None)
+    en = f"For stability: {worst.name} had trouble in {bad} of {s['seeds']} trainings" + (
+        f"; {calm.name} in none." if calm is not None else ", and no recipe had none."
+    )
+    zh = f"就训练稳定性而言：{worst.name} 在 {s['seeds']} 次训练中有 {bad} 次出现问题，" + (
+        f"{calm.name} 没有。" if calm is not None else "没有哪个方案完全无恙。"
+    )
     return Advice(need="stability", recipe=order[0].name, verdict=word, en=en, zh=zh, evidence=evidence)
 
 

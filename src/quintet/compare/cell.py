@@ -18,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from quintet._version import __version__
+from quintet.compare.busy import busy
+from quintet.compare.likelihood import likelihoods
 from quintet.compare.reference import nearest_pairs
+from quintet.compare.stability import count_spikes
 from quintet.core import checkpoint, config
 from quintet.core.batch import Batch
 from quintet.core.budget import Budget
@@ -27,6 +30,7 @@ from quintet.core.errors import UsageError
 from quintet.core.ledger import Ledger, Stopwatch, peak_memory
 from quintet.core.lock import locked
 from quintet.core.messages import say
+from quintet.core.meters import meters
 from quintet.core.model import Finding, HasLatent, HasLogProb, HasTrace, HasWatch, Model, round_trip_error
 from quintet.core.plan import Plan
 from quintet.core.processes import ALONE, Processes
@@ -34,14 +38,13 @@ from quintet.core.recipe import Recipe, Stage
 from quintet.core.results import Estimate, LedgerEntry, SamplingCost, SeedResult, Stability
 from quintet.core.rng import CHUNK, Rng, layer_noise
 from quintet.data.batches import Batches
+from quintet.data.begun import hold
 from quintet.data.dataset import Dataset
 from quintet.metrics.distances import kid
 from quintet.metrics.evaluate import Reference, pca_space
 from quintet.metrics.judges import PCASpace
-from quintet.metrics.likelihood import bits_per_dim, undefined
 from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
-from quintet.recipes.registry import KINDS
-from quintet.tasks.density import nats
+from quintet.recipes.registry import KINDS, add_kinds
 from quintet.tasks.generate import BATCH, Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
 from quintet.train.loop import TrainState, frozen_parameters
@@ -51,10 +54,16 @@ CHOICE = "choice.json"  # of a stage
 CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average
 CHOICE_SAMPLES = 512
 PREVIEW_SAMPLES = 2 * CHUNK
+SNAPSHOTS = (1 / 8, 1 / 4, 1 / 2)  # shares of the budget at which, and at its end, a preview draws more samples
+SNAPSHOT_SAMPLES, SNAPSHOT_SHARE = 512, 0.01  # so many, within this share of a budget in seconds
 WATCHED = 256  # examples of each split that detectors see
 HOPELESS = 3  # previews in a row with a severe finding, the last in the second half of the budget, end a run
 INVERTED, INVERSE_TOLERANCE = 256, 0.01
+LATENCY_DRAWS = 5
 TRACE_ITEMS, TRACE_FRAMES, TRACE_POINTS = 8, 9, 1024
+
+SPENT = {"seconds": "wall_s", "flops": "flops", "examples": "examples"}
+"""What a point of the curve has cost -> the ledger's name of it."""
 
 DECIDED = ("memory", "no_compiler", "not_compiled", "end_fixed", "cut", "hopeless")
 """Events of decisions in the stored plan, which a resumed run does not take again."""
@@ -97,6 +106,7 @@ class CellJob:
         stages = self.recipe.stages(self.dataset.spec, self.budget)
         for path, text in self.overrides:
             stages = tuple(config.override(stage, path, text, stage.name, KINDS) for stage in stages)
+        add_kinds(config.classes(stages))  # a recipe of the user's own may hold classes of their own
         return stages
 
     def config(self) -> dict[str, Any]:
@@ -137,12 +147,14 @@ def train_cell(
     *,
     resume: bool = True,
     strict: bool = False,
+    rescan: bool = False,
     processes: Processes = ALONE,
 ) -> None:
     """Train all stages of a cell and choose the average, continuing an earlier process's work if `resume`.
 
     Args:
         strict: refuse to resume where that would not be bit for bit.
+        rescan: resume with data that have changed since, of the same shape and classes.
         processes: that train it together; the first one alone reads and writes the folder.
     Raises: BusyError if another process holds the folder; UsageError if it holds another run; whatever `fit` raises.
     """
@@ -150,7 +162,8 @@ def train_cell(
     with locked(job.folder) if processes.first else nullcontext():
         warm_up()
         if processes.first:
-            _claim(job.folder, job.config(), resume)
+            _claim(job.folder, job.config(), resume, rescan and not strict)
+            hold(job.dataset, job.folder)
         if processes.tell((job.folder / TRAINING).exists()):
             return
         stages, dataset = job.stages(), job.dataset
@@ -172,7 +185,9 @@ def train_cell(
                 device=job.device,
             )  # fmt: skip
             kind = _Watcher if processes.first else _Follower
-            watcher = kind(job, stage, index, model, codec, space, validation, report, stop)
+            spent = {name: float(getattr(ledger, of)) for name, of in SPENT.items()}
+            spent["share"] = sum(before.share for before in stages[:index])
+            watcher = kind(job, stage, index, model, codec, space, validation, report, stop, spent)
             budget = job.budget.share(stage.share)
             timed = budget.unit == "seconds"
             reserve = CHOICE_SHARE * budget.amount if timed else 0.0
@@ -197,7 +212,7 @@ def train_cell(
                 strict=strict,
             )
             curve = watcher.curve()
-            with Stopwatch() as watch:
+            with Stopwatch(meters(job.device, processes.count)) as watch:
                 choice = _stored(folder / CHOICE) if resume and processes.first else None
                 if choice is None and processes.first:
                     best = folder / BEST if watcher.troubled() else None
@@ -209,6 +224,7 @@ def train_cell(
                         watcher.log({"kind": "event", "step": fitted.state.step, **kept})
             ledger.wall_s += watch.wall
             ledger.cpu_s += watch.cpu
+            ledger.meter(watch.meters)
             if choice is not None:
                 fitted.state.ema.keep(choice["average"])
                 if choice["best"] is not None:
@@ -219,6 +235,7 @@ def train_cell(
         if not processes.first:
             return
         ledger.peak_bytes = max(0, peak_memory() - base)
+        ledger.tuning_trials = job.recipe.tuning_trials
         done = {"schema": 1, "choice": choice, "ledger": ledger.to_json(), "curve": curve}
         checkpoint.write_atomically(job.folder / TRAINING, json.dumps(done, indent=1).encode())
 
@@ -247,14 +264,18 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     steps = model.sequential_steps()
     guided = getattr(model.sampling, "guidance", 1.0) not in (0.0, 1.0)  # two evaluations instead of one
     cost = SamplingCost(
-        seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps * (1 + guided)), sequential_steps=steps
+        seconds_per_1000=1000 * made.seconds / len(made),
+        nfe=float(steps * (1 + guided)),
+        sequential_steps=steps,
+        latency_s=latency(model, codec, {k: v[:1] for k, v in labels.items()}, job.seed, 0.1 * limit_s),
     )
     metrics: dict[str, Estimate] = {}
     if reference is not None:
         asked = next(iter(made.labels.values()), None)
         metrics = reference.evaluate(made.x, asked, seed=job.seed)
         metrics |= reconstruction(model, codec, reference)
-    metrics["bits_per_dim"] = likelihood(model, codec, dataset, job.seed, 0.3 * limit_s)
+    draw_s = None if reference is None else warm.seconds
+    metrics |= likelihoods(trained, dataset, job.seed, 0.3 * limit_s, draw_s)
     _write_samples(job.folder, made, dataset)
     _write_trace(job.folder, model, codec, made, job.seed)
     if reference is not None:
@@ -276,10 +297,26 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
             "likelihood": model.likelihood if isinstance(model, HasLogProb) else "undefined",
         },
         curve=training["curve"],
+        busy=busy(ledger, job.device),
         run=f"cells/{job.folder.name}",
     )
     checkpoint.write_atomically(job.folder / RESULT, result.model_dump_json(indent=1).encode())
     return result
+
+
+def latency(
+    model: Model[Any], codec: Codec, labels: Mapping[str, NDArray[np.int64]], seed: int, limit_s: float
+) -> float:
+    """Seconds that one sample takes by itself: the median of up to five draws after the first, which warms up.
+
+    Args:
+        labels: of one item.
+        limit_s: no further draw begins after so many seconds; a single draw then speaks for itself.
+    """
+    taken: list[float] = []
+    while len(taken) < LATENCY_DRAWS + 1 and (not taken or sum(taken) < limit_s):
+        taken.append(generate(model, codec, 1, labels, rng=Rng(seed, "latency", len(taken)), batch=1).seconds)
+    return float(np.median(taken[1:] or taken))
 
 
 def remeasure(job: CellJob, reference: Reference, n: int) -> None:
@@ -293,16 +330,6 @@ def remeasure(job: CellJob, reference: Reference, n: int) -> None:
     metrics = {**result.metrics, **reference.evaluate(x, asked, seed=job.seed)}
     result = result.model_copy(update={"metrics": metrics, "choice": {**result.choice, "samples": n}})
     checkpoint.write_atomically(path, result.model_dump_json(indent=1).encode())
-
-
-def likelihood(model: Model[Any], codec: Codec, dataset: Dataset, seed: int, limit_s: float) -> Estimate:
-    """Bits per dimension on the test split, or why there are none."""
-    if not isinstance(model, HasLogProb):
-        return undefined("this family defines no density")
-    values = nats(model, codec, dataset.test.x, dataset.test.labels, rng=Rng(seed, "likelihood"), limit_s=limit_s)
-    given = "given the label" if dataset.spec.conditions else ""
-    how = "; ".join(part for part in (model.log_prob_protocol, codec.protocol, given) if part)
-    return bits_per_dim(values, dataset.spec.dims, kind=model.likelihood, protocol=how)
 
 
 def reconstruction(model: Model[Any], codec: Codec, reference: Reference) -> dict[str, Estimate]:
@@ -349,7 +376,9 @@ class _Watcher:
         validation: NDArray[Any],
         report: Report,
         stop: Callable[[], bool],
+        spent: Mapping[str, float],
     ) -> None:
+        self.spent = spent  # by earlier stages
         self.job, self.stage, self.index, self.model, self.codec = job, stage, index, model, codec
         self.space, self.validation, self.report, self.stop = space, validation, report, stop
         self.folder = stage_folder(job.folder, index, stage)
@@ -381,8 +410,14 @@ class _Watcher:
             self.report({"kind": "step", "step": step, "steps": plan.steps, "seconds": seconds, "share": share})
 
     def curve(self) -> list[dict[str, float]]:
-        """The previews' points, of earlier processes too."""
-        return [{k: line[k] for k in ("seconds", "step", "kid_pca") if k in line} for line in self._lines("preview")]
+        """The previews' points, of earlier processes too; costs and shares are those of all stages so far."""
+        names = ("share", "seconds", "flops", "examples", "step", "n", "kid_pca", "low", "high")
+        points = [{name: line[name] for name in names if name in line} for line in self._lines("preview")]
+        for point in points:
+            point["share"] *= self.stage.share
+            for name, before in self.spent.items():
+                point[name] += before
+        return points
 
     def troubled(self) -> bool:
         """Whether something went so wrong that earlier weights may be better than the last ones."""
@@ -398,14 +433,21 @@ class _Watcher:
     def preview(self, state: TrainState, seconds: float) -> str | None:
         findings = self._watch(state.step)
         severe = [finding.what for finding in findings if finding.severe]
-        labels = proportional_labels(self.job.dataset.train.labels, PREVIEW_SAMPLES, self.job.seed)
-        with state.ema.applied(0):
-            made = generate(self.model, self.codec, PREVIEW_SAMPLES, labels, rng=Rng(self.job.seed, "preview"))
-        distance = kid(self.space.features(made.x), self.validation, self.space.kernel).value
-        point: dict[str, float] = {"step": state.step, "seconds": round(seconds, 3)}
         earlier = self._lines("preview")
-        if distance is not None:
-            point["kid_pca"] = distance
+        over, reached = state.plan.over(state.step), earlier[-1]["share"] if earlier else 0.0
+        made = self._drawn(state, over or any(reached < share <= self._share for share in SNAPSHOTS))
+        found = kid(self.space.features(made.x), self.validation, self.space.kernel)
+        distance, done = found.value, state.step + state.plan.lost
+        point: dict[str, float] = {
+            "step": state.step,
+            "seconds": round(seconds, 3),
+            "share": round(self._share, 4),
+            "flops": done * state.plan.flops_per_step,
+            "examples": done * self.stage.train.batch,
+            "n": len(made),
+        }
+        if distance is not None and found.low is not None and found.high is not None:
+            point |= {"kid_pca": distance, "low": found.low, "high": found.high}
             if all(distance < line.get("kid_pca", float("inf")) for line in earlier):
                 self._keep(state, distance)
         self.log({"kind": "preview", **point, "severe": severe})
@@ -418,6 +460,17 @@ class _Watcher:
         self.report({"kind": "preview", "step": state.step, "seconds": seconds, "kid_pca": distance})
         last = [*(line["severe"] for line in earlier), severe][-HOPELESS:]
         return severe[0] if self._share >= 0.5 and len(last) == HOPELESS and all(last) else None
+
+    def _drawn(self, state: TrainState, snapshot: bool) -> Generated:
+        """Samples of the first average; of a snapshot as many as a hundredth of a budget in seconds allows."""
+        budget, seed = self.job.budget, self.job.seed
+        many = snapshot and budget.unit == "seconds"
+        n = SNAPSHOT_SAMPLES if many else PREVIEW_SAMPLES
+        labels = proportional_labels(self.job.dataset.train.labels, n, seed)
+        limit_s = SNAPSHOT_SHARE * budget.amount if many else None
+        rng = Rng(seed, "preview")
+        with state.ema.applied(0):
+            return generate(self.model, self.codec, n, labels, rng=rng, batch=PREVIEW_SAMPLES, limit_s=limit_s)
 
     def _watch(self, step: int) -> list[Finding]:
         """What the model's own detectors find now."""
@@ -522,7 +575,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
-def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
+def _claim(folder: Path, wanted: dict[str, Any], resume: bool, rescan: bool = False) -> None:
     """Make the folder this run's, or see that it is already."""
     path = folder / CONFIG
     if path.exists() and resume:
@@ -530,8 +583,15 @@ def _claim(folder: Path, wanted: dict[str, Any], resume: bool) -> None:
         for key in ("recipe", "seed", "budget", "stages"):
             if _settled(held.get(key)) != _settled(wanted[key]):
                 raise UsageError("cell.other_config", path=folder, what=key)
-        if held["data"]["fingerprint"] != wanted["data"]["fingerprint"]:
-            raise UsageError("data.changed", path=folder)
+        before, now = held["data"], wanted["data"]
+        if before["fingerprint"] != now["fingerprint"]:
+            if not rescan or (folder / TRAINING).exists():
+                raise UsageError("data.changed_run", path=folder)
+            if any(before[key] != now[key] for key in ("spec", "label_names")):
+                raise UsageError("data.changed_shape", path=folder)
+            earlier = [*before.get("earlier", []), before["fingerprint"]]
+            held = {**held, "data": {**now, "earlier": earlier}}
+            checkpoint.write_atomically(path, json.dumps(held, indent=1).encode())
         return
     if path.exists():
         raise UsageError("cell.exists", path=folder)
@@ -616,4 +676,7 @@ def _stability(
     known = None if reference is None else reference.known_modes
     found = metrics.get("recall" if known is None else "modes")
     collapsed = found is not None and found.value is not None and found.value < 0.5 * (known or 0.2)
-    return Stability(collapsed=collapsed, skipped_steps=skipped, events=events + more)
+    jumps, watched = count_spikes(lines)
+    return Stability(
+        collapsed=collapsed, skipped_steps=skipped, spikes=jumps, watched=watched, events=events + more
+    )

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from quintet.core.budget import Budget
 from quintet.core.errors import UsageError
 
-REFERENCE_S, LARGE_REFERENCE_S = 25.0, 120.0  # judge network, floors and baselines; of larger examples
+REFERENCE_S, LARGE_REFERENCE_S = 30.0, 150.0  # judges, floor, ladders and baselines; of larger examples
 LARGE = 256  # values an example
 CELL_EXTRA_S = 3.0  # start, previews and checkpoints of a cell
 EVALUATION_LEAST_S = 20.0
 SHORTEST_CELL_S = 5.0
+TRIALS = 3  # short trainings a recipe, at other learning rates
+TRIAL_SHARE, SHORTEST_TRIAL_S = 1 / 8, 2.0  # of a cell's budget; a shorter training tells nothing
+TRIAL_EXTRA_S = 4.0  # start, calibration and samples of one
 
 
 def evaluation_limit_s(budget: Budget) -> float:
     """Evaluation of a cell takes at most this: half its budget, and at least 20 s are allowed."""
     return max(EVALUATION_LEAST_S, budget.amount / 2) if budget.unit == "seconds" else EVALUATION_LEAST_S
+
+
+def trial_budget(budget: Budget) -> Budget | None:
+    """Of a short training at another learning rate; None where it would be too short to tell anything."""
+    share = budget.share(TRIAL_SHARE)
+    return None if budget.unit == "seconds" and share.amount < SHORTEST_TRIAL_S else share
 
 
 @dataclass(frozen=True)
@@ -38,35 +48,48 @@ class Forecast:
 
 
 def reference_s(dims: int) -> float:
-    """What the judge, the floor and the baselines take, about; dims: values an example."""
+    """What judges, floor, ladders and baselines take, about; dims: values an example."""
     return LARGE_REFERENCE_S if dims > LARGE else REFERENCE_S
 
 
-def forecast(recipes: int, seeds: int, budget: Budget, finished: int = 0, *, dims: int) -> Forecast:
-    """With a given cell budget; dims: values an example."""
+def forecast(recipes: int, seeds: int, budget: Budget, finished: int = 0, *, dims: int, trials: int = 0) -> Forecast:
+    """With a given cell budget.
+
+    Args:
+        finished: cells that are done.
+        dims: values an example.
+        trials: short trainings that are to be made, if the budget leaves enough for them.
+    """
     cells = recipes * seeds - finished
     seconds = None
     if budget.unit == "seconds":
-        seconds = reference_s(dims) + cells * _cell_s(budget.amount)
+        short = trial_budget(budget)
+        each = 0.0 if short is None else short.amount + TRIAL_EXTRA_S
+        seconds = reference_s(dims) + cells * _cell_s(budget.amount) + trials * each
     return Forecast(cells, budget, seeds, seconds)
 
 
-def solve(recipes: int, seeds: int | None, within: Budget, *, dims: int) -> Forecast:
+def solve(recipes: int, seeds: int | None, within: Budget, *, dims: int, sensitivity: bool = False) -> Forecast:
     """The largest cell budget, in whole seconds, with which the whole command fits.
 
-    Seeds are given, or 3 where that leaves 30 s a cell, else 2, else 1.
+    Seeds are given, or 3 where that leaves 30 s a cell, else 2, else 1; `sensitivity` adds the short trainings.
     Raises: UsageError if even the shortest cells do not fit.
     """
     if within.unit != "seconds":
         raise UsageError("compare.within_unit", text=str(within))
     choices = (seeds,) if seeds is not None else (3, 2, 1)
+    trials = TRIALS * recipes * sensitivity
     for count in choices:
-        each = (within.amount - reference_s(dims)) / (recipes * count) - CELL_EXTRA_S
-        # training b plus evaluation max(20, b / 2) must fit into `each`
-        budget = each - EVALUATION_LEAST_S if each < 3 * EVALUATION_LEAST_S else each / 1.5
+
+        def whole(seconds: int, count: int = count) -> Forecast:
+            return forecast(recipes, count, Budget("seconds", float(seconds)), dims=dims, trials=trials)
+
+        fitting = bisect_right(
+            range(1, math.ceil(within.amount) + 1), within.amount, key=lambda s: whole(s).seconds or 0.0
+        )
         enough = 30.0 if count > 1 and seeds is None else SHORTEST_CELL_S
-        if budget >= enough:
-            return forecast(recipes, count, Budget("seconds", float(math.floor(budget))), dims=dims)
+        if fitting >= enough:
+            return whole(fitting)
     shortest = reference_s(dims) + recipes * (seeds or 1) * _cell_s(SHORTEST_CELL_S)
     raise UsageError("compare.within_short", text=str(within), shortest=f"{math.ceil(shortest)}s")
 

@@ -1,4 +1,4 @@
-"""What every cell of a comparison is held against: judge network, real-versus-real floor, baselines. Made once."""
+"""What every cell of a comparison is held against: judges, real-versus-real floor, ladders, baselines. Made once."""
 
 from __future__ import annotations
 
@@ -12,41 +12,80 @@ import torch
 from numpy.typing import NDArray
 
 from quintet.core.checkpoint import write_atomically
+from quintet.core.errors import UsageError
 from quintet.core.results import Baseline
 from quintet.core.rng import Rng
 from quintet.data.dataset import Dataset, Split
 from quintet.metrics.baselines import baselines
+from quintet.metrics.codecs import codecs
 from quintet.metrics.evaluate import Modes, Part, Reference
-from quintet.metrics.judges import Judge, make_judge
+from quintet.metrics.judges import Judge, RandomSpace, make_judge, train_exemplars
+from quintet.metrics.judges.weights import load_judges
+from quintet.metrics.ladders import ladders
+from quintet.metrics.memory import repeats
 
 JUDGE_SEED = 0
+OWN = "self-supervised"
 SAMPLES = 1000
 NEAREST_SHOWN = 8
 REAL_SHOWN = 1024
 
 
-def make_reference(folder: Path, dataset: Dataset) -> Reference:
-    """The reference of a comparison, with its judge read from the folder if it was trained before.
+def make_reference(
+    folder: Path, dataset: Dataset, judges: Mapping[str, Path] | None = None, device: str = "cpu"
+) -> Reference:
+    """The reference of a comparison, with its judges read from the folder if they were trained before.
 
     Args:
-        folder: the comparison's; the judge lives in its `reference` folder.
+        folder: the comparison's; the judges live in its `reference` folder.
         dataset: opened.
+        judges: weights of pretrained networks, by name.
+        device: of those.
     """
     place = folder / "reference"
-    if (place / Judge.FILES[1]).exists():
-        judge: Any = Judge.load(place)
-    else:
-        part = _part(dataset.judge)
-        judge = make_judge(part.x, part.labels, dataset.spec, classes=_classes(dataset), seed=JUDGE_SEED)
-        if isinstance(judge, Judge):
-            place.mkdir(parents=True, exist_ok=True)
-            judge.save(place)
+    part, spec = _part(dataset.judge), dataset.spec
+    judge: Any = _kept(place, lambda: make_judge(part.x, part.labels, spec, classes=_classes(dataset), seed=JUDGE_SEED))
+    own = None
+    if isinstance(judge, Judge) and judge.task == "labels":
+        own = _kept(place / OWN, lambda: train_exemplars(part.x, spec, seed=JUDGE_SEED))
+    pretrained = load_judges(judges or {}, spec, device=device)
+    for space in pretrained.values():
+        space.store = place
     truth = dataset.truth
     modes = Modes(truth.modes, truth.scale) if truth is not None and len(truth.modes) else None
     spare = np.concatenate([dataset.validation.x, dataset.judge.x])
     return Reference(
-        dataset.spec, train=_part(dataset.train), test=_part(dataset.test), judge=judge, spare=spare, modes=modes
-    )
+        spec, train=_part(dataset.train), test=_part(dataset.test), judge=judge, own=own,
+        random=RandomSpace(part.x, spec) if isinstance(judge, Judge) else None,
+        pretrained=pretrained, spare=spare, modes=modes,
+    )  # fmt: skip
+
+
+def _kept(place: Path, make: Callable[[], Any]) -> Any:
+    """The judge in a folder, made and saved first if there is none; coordinates are not saved."""
+    if (place / Judge.FILES[1]).exists():
+        return Judge.load(place)
+    judge = make()
+    if isinstance(judge, Judge):
+        place.mkdir(parents=True, exist_ok=True)
+        judge.save(place)
+    return judge
+
+
+def check_judges(folder: Path, dataset: Dataset, judges: Mapping[str, Path]) -> None:
+    """See that given weights can be read, and that a comparison begun in the folder had the same.
+
+    Raises: UsageError.
+    """
+    given = {name: space.hash for name, space in load_judges(judges, dataset.spec).items()}
+    path = folder / "reference" / "reference.json"
+    if not path.exists():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))["spaces"].get("pretrained", {})
+    held = {name: space["sha256"] for name, space in stored.items()}
+    changed = [name for name in {*given, *held} if given.get(name) != held.get(name)]
+    if changed:
+        raise UsageError("judge.changed", path=folder, name=", ".join(sorted(changed)))
 
 
 def write_reference(
@@ -56,18 +95,20 @@ def write_reference(
     threads: int,
     device: str,
     report: Callable[[Mapping[str, Any]], None],
+    judges: Mapping[str, Path] | None = None,
 ) -> None:
-    """Train the judge, measure floor and baselines, and write them with the real examples that the report shows.
+    """Train the judges, measure floor, ladders and baselines, and write them with real examples for the report.
 
     Runs in a worker, which may also ask for the GPU's name: the parent must not start CUDA, or it could not fork.
     """
     torch.set_num_threads(threads)
     report({"kind": "phase", "phase": "judge"})
-    reference = make_reference(folder, dataset)
+    reference = make_reference(folder, dataset, judges, device)
     place = folder / "reference"
     place.mkdir(parents=True, exist_ok=True)
     report({"kind": "phase", "phase": "floor"})
     floor = reference.floor()
+    steps = ladders(reference, floor)
     report({"kind": "phase", "phase": "baselines"})
     train, test = _part(dataset.train), _part(dataset.test)
     rows = []
@@ -94,9 +135,12 @@ def write_reference(
     known = {
         "schema": 1,
         "floor": {name: e.model_dump() for name, e in floor.items()},
+        "ladders": {name: ladder.model_dump() for name, ladder in steps.items()},
         "baselines": [row.model_dump() for row in rows],
         "judge": reference.judge.to_json(),
         "spaces": reference.to_json(),
+        "repeats": repeats(train.x, test.x),
+        "codecs": {name: e.model_dump() for name, e in codecs(test.x, dataset.spec).items()},
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
     }
     write_atomically(place / "reference.json", json.dumps(known, indent=1, default=str).encode())

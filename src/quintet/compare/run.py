@@ -23,29 +23,36 @@ from quintet.compare import executor
 from quintet.compare.advice import advise
 from quintet.compare.cell import CellJob, evaluate_cell, remeasure, train_cell
 from quintet.compare.claims import claims
-from quintet.compare.forecast import Forecast, evaluation_limit_s, forecast, solve
+from quintet.compare.forecast import Forecast, evaluation_limit_s, forecast, solve, trial_budget
+from quintet.compare.rates import RATE, RATES, rate_jobs, read_trials, run_trial, write_trial
 from quintet.compare.reference import (
     SAMPLES,
+    check_judges,
     describe,
     level_reference,
     make_reference,
     samples_for,
     write_reference,
 )
+from quintet.compare.snapshots import COSTS, at_equal
+from quintet.compare.stability import count_spikes, logged
+from quintet.compare.standing import standing
 from quintet.compare.summary import summarize
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
 from quintet.core.errors import DataError, Interrupted, ResourceError, UsageError
 from quintet.core.interrupt import graceful
+from quintet.core.ladders import Ladder
 from quintet.core.lock import locked
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.processes import here
 from quintet.core.recipe import Recipe
-from quintet.core.results import Baseline, Compare, Estimate, RecipeResult, SeedResult
+from quintet.core.results import Baseline, Compare, Estimate, RateTrial, RecipeResult, SeedResult
+from quintet.data.begun import hold
 from quintet.data.dataset import Dataset
 from quintet.data.report import FILE as DATA_REPORT
 from quintet.data.report import describe_data, write_data_report
-from quintet.recipes.load import CONFIG, RESULT
+from quintet.recipes.load import CONFIG, LOG, RESULT
 from quintet.train.run import warm_up
 
 COMPARE = "compare.json"
@@ -69,6 +76,8 @@ class Comparison:
         threads: torch threads of a cell.
         samples: per cell for the evaluation, the same for every family.
         overrides: config changes for every recipe.
+        sensitivity: whether each recipe is also trained shortly at other learning rates.
+        judges: weights of pretrained networks to judge with, by name.
         kept: rows of an earlier command with other recipes in the same folder; they stay.
         created: ISO time in UTC.
     """
@@ -83,6 +92,8 @@ class Comparison:
     threads: int = 1
     samples: int = SAMPLES
     overrides: tuple[tuple[str, str], ...] = ()
+    sensitivity: bool = False
+    judges: Mapping[str, Path] = field(default_factory=dict)
     kept: list[RecipeResult] = field(default_factory=list)
     created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
@@ -107,10 +118,18 @@ class Comparison:
         """Cells without a result."""
         return [job for job in self.jobs() if not (job.folder / RESULT).exists()]
 
+    def trials(self) -> list[tuple[CellJob, float]]:
+        """Short trainings at other learning rates that are to be made, and their factors."""
+        if not self.sensitivity:
+            return []
+        first = [job for job in self.jobs()[: len(self.recipes)] if not _lost(job)]
+        found = [(job, RATES[name]) for cell in first for name, job in rate_jobs(cell).items()]
+        return [(job, factor) for job, factor in found if not (job.folder / RATE).exists()]
+
     def forecast(self) -> Forecast:
-        return forecast(
-            len(self.recipes), self.seeds, self.budget, len(self.jobs()) - len(self.todo()), dims=self.dataset.spec.dims
-        )
+        done = len(self.jobs()) - len(self.todo())
+        left = len(self.trials())
+        return forecast(len(self.recipes), self.seeds, self.budget, done, dims=self.dataset.spec.dims, trials=left)
 
     def run(self, listen: Listener, rewrite: Callable[[Path], None] = lambda folder: None) -> Compare:
         """Do what is not done yet.
@@ -125,12 +144,13 @@ class Comparison:
         with executor.one_thread(), locked(self.folder), graceful() as stop:
             warm_up()
             self._claim()
+            hold(self.dataset, self.folder)
             write_data_report(describe_data(self.dataset), self.folder / DATA_REPORT)
             if not (self.folder / "reference" / "reference.json").exists():
                 listen({"kind": "reference"})
                 out = start(
                     lambda report: write_reference(
-                        self.folder, self.dataset, self.samples, self.threads, self.device, report
+                        self.folder, self.dataset, self.samples, self.threads, self.device, report, self.judges
                     ),
                     listen,
                     self.folder / "reference-error.txt",
@@ -154,6 +174,21 @@ class Comparison:
                 reason = {lang: "" if out.done else out.reason(lang) for lang in LANGUAGES}
                 ended = {"recipe": job.recipe.name, "seed": job.seed, "ok": out.done, "reason": reason}
                 listen({"kind": "cell-done", **ended})
+            trials = self.trials()
+            for job, factor in trials:
+                if stop():
+                    break
+                listen({"kind": "rate", "recipe": job.recipe.name, "factor": factor})
+                out = start(
+                    lambda report, job=job, factor=factor: run_trial(job, factor, report, stop),  # type: ignore[misc]
+                    listen,
+                    job.folder / "error.txt",
+                )
+                if not out.done and out.code != 130:
+                    status = "diverged" if out.code == 5 else "failed"
+                    write_trial(job.folder, RateTrial(factor=factor, status=status, reason=out.reason()))
+            if trials:
+                result = self.write(rewrite)
             if stop():
                 raise Interrupted("compare.interrupted", path=self.folder)
             return result
@@ -171,7 +206,7 @@ class Comparison:
             name=self.folder.name,
             quintet=__version__,
             created=self.created,
-            data=describe(self.dataset),
+            data={**describe(self.dataset), **{name: known.get(name, {}) for name in ("repeats", "codecs")}},
             budget={
                 "cell": str(self.budget),
                 "unit": self.budget.unit,
@@ -181,9 +216,12 @@ class Comparison:
             protocol=self._protocol(known),
             machine=machine(self.threads, known.get("device", self.device)),
             floor={name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()},
-            recipes=[*(summarize(recipe, cells[recipe.name]) for recipe in self.recipes), *self.kept],
+            ladders={name: Ladder.model_validate(value) for name, value in known.get("ladders", {}).items()},
+            recipes=[*(self._summary(recipe, cells[recipe.name], known) for recipe in self.recipes), *self.kept],
             baselines=[Baseline.model_validate(row) for row in known.get("baselines", [])],
         )
+        result = result.model_copy(update=standing(result))
+        result = result.model_copy(update={"equal": {cost: at_equal(result, cost) for cost in COSTS}})
         ranking, advice = advise(result)
         result = result.model_copy(update={"ranking": ranking, "advice": advice})
         result = result.model_copy(update={"claims": claims(result)})
@@ -192,9 +230,16 @@ class Comparison:
         rewrite(self.folder)
         return result
 
+    def _summary(self, recipe: Recipe, cells: Sequence[SeedResult], known: Mapping[str, Any]) -> RecipeResult:
+        floor = {name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()}
+        no_trials = "" if self.sensitivity else "off"
+        if trial_budget(self.budget) is None:
+            no_trials = "short"
+        return summarize(recipe, cells, floor, read_trials(self.folder / "cells", recipe.name), no_trials)
+
     def _cell(self, job: CellJob, report: Listener, stop: Callable[[], bool]) -> None:
         train_cell(job, report, stop)
-        reference = make_reference(self.folder, self.dataset)
+        reference = make_reference(self.folder, self.dataset, self.judges, self.device)
         evaluate_cell(job, reference, self.samples, evaluation_limit_s(self.budget), report)
 
     def _level(self, start: Callable[..., executor.Outcome], listen: Listener) -> None:
@@ -210,19 +255,33 @@ class Comparison:
         for job, n in done:
             if n > least:
                 listen({"kind": "phase", "phase": "level"})
-                start(lambda report, job=job: remeasure(job, make_reference(self.folder, self.dataset), least), listen)
+                start(
+                    lambda report, job=job: remeasure(
+                        job, make_reference(self.folder, self.dataset, self.judges, self.device), least
+                    ),
+                    listen,
+                )
         if done:
             start(lambda report: level_reference(self.folder, self.dataset, least), listen)
 
     def _failed(self, job: CellJob, out: executor.Outcome) -> None:
         """A failed cell is a row with its reason; the same command tries it again only in a fresh folder."""
         status = "diverged" if out.code == 5 else "failed"
+        lines = logged(job.folder / LOG)
+        events = [line for line in lines if line["kind"] == "event"]
+        jumps, watched = count_spikes(lines)
         row = SeedResult.model_validate(
             {
                 "seed": job.seed,
                 "status": status,
                 "reason": out.reason(),
-                "stability": {"diverged": status == "diverged"},
+                "stability": {
+                    "diverged": status == "diverged",
+                    "skipped_steps": sum(event["what"] == "skipped" for event in events),
+                    "spikes": jumps,
+                    "watched": watched,
+                    "events": events,
+                },
                 "run": f"cells/{job.folder.name}",
             }
         )
@@ -250,16 +309,27 @@ class Comparison:
                 raise UsageError("compare.other", path=self.folder, what=what)
 
     def _protocol(self, known: Mapping[str, Any]) -> dict[str, Any]:
-        texts = {
-            key: {lang: say(f"protocol.{key}", lang, n=self.samples) for lang in LANGUAGES}
-            for key in ("samples", "budget", "choices", "tuning", "verdicts")
-        }
+        keys = ["samples", "budget", "choices", "tuning", "summary", "verdicts"]
+        keys += ["sensitivity"] if self.sensitivity and trial_budget(self.budget) is not None else []
+        spent = ", ".join(f"{recipe.name} {recipe.tuning_trials}" for recipe in self.recipes if recipe.tuning_trials)
+        texts: dict[str, Any] = {}
+        for key in keys:
+            texts[key] = {}
+            for lang in LANGUAGES:
+                trials = say("protocol.trials", lang, spent=spent) if spent else say("protocol.no_trials", lang)
+                texts[key][lang] = say(f"protocol.{key}", lang, n=self.samples, trials=trials)
         return {
             **texts,
             "left_out": dict(self.unfit),
             "spaces": known.get("spaces", {}),
             "judge": known.get("judge", {}),
         }
+
+
+def _lost(job: CellJob) -> bool:
+    """Whether a cell has ended without a model."""
+    path = job.folder / RESULT
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["status"] != "done"
 
 
 def plan(
@@ -274,9 +344,14 @@ def plan(
     threads: int | None = None,
     samples: int | None = None,
     overrides: tuple[tuple[str, str], ...] = (),
+    sensitivity: bool | None = None,
+    judges: Mapping[str, Path] | None = None,
 ) -> Comparison:
     """Settle what a comparison does.
 
+    Args:
+        sensitivity: whether to train recipes shortly at other learning rates; by default where the budget is a time.
+        judges: weights of pretrained networks to judge with, by name.
     Raises: UsageError if both a budget and a time are given, if nothing fits the data, or if the time is too short.
     """
     if budget is not None and within is not None:
@@ -286,18 +361,17 @@ def plan(
     if not len(dataset.test):
         raise DataError("compare.too_few", data=dataset.name, count=len(dataset.train))
     unfit = {recipe.name: why for recipe in recipes if (why := recipe.unfit(dataset.spec)) is not None}
+    check_judges(folder, dataset, judges or {})
     fitting = [recipe for recipe in recipes if recipe.name not in unfit]
     if not fitting:
         raise UsageError("compare.nothing_fits", data=dataset.name)
     held, dims = _held_budget(folder, dataset) if budget is None else None, dataset.spec.dims
-    if budget is None and held is not None:
-        settled = forecast(
-            len(fitting), seeds or held[1], held[0], dims=dims
-        )  # continuing: the same cells, never others
+    if budget is None and held is not None:  # continuing: the same cells, never others
+        settled = forecast(len(fitting), seeds or held[1], held[0], dims=dims)
     elif budget is not None:
         settled = forecast(len(fitting), seeds or 3, budget, dims=dims)
     else:
-        settled = solve(len(fitting), seeds, within or WITHIN, dims=dims)
+        settled = solve(len(fitting), seeds, within or WITHIN, dims=dims, sensitivity=sensitivity is not False)
     return Comparison(
         folder,
         dataset,
@@ -309,6 +383,8 @@ def plan(
         threads or default_threads(),
         samples or samples_for(dataset),
         overrides,
+        settled.budget.unit == "seconds" if sensitivity is None else sensitivity,
+        dict(judges or {}),
     )
 
 

@@ -1,18 +1,34 @@
-"""A recipe over its seeds: medians with the seeds' range, and how stable it was."""
+"""A recipe over its seeds: medians with the interval of a bootstrap of seeds and samples, and how stable it was."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, Literal
 
+from quintet.compare.stability import failure_rate, score
 from quintet.core.model import CAPABILITIES
 from quintet.core.recipe import Recipe
-from quintet.core.results import Estimate, RecipeResult, SeedResult
+from quintet.core.results import Estimate, RateTrial, RecipeResult, SeedResult
+from quintet.core.rng import Rng
+from quintet.core.statistics import median_interval
+from quintet.core.verdicts import Z95
 
 
-def summarize(recipe: Recipe, seeds: Sequence[SeedResult]) -> RecipeResult:
-    """One recipe's row of the comparison; `status` is "skipped" while no seed has ended."""
+def summarize(
+    recipe: Recipe,
+    seeds: Sequence[SeedResult],
+    floor: Mapping[str, Estimate],
+    trials: Sequence[RateTrial] = (),
+    no_trials: str = "",
+) -> RecipeResult:
+    """One recipe's row of the comparison; `status` is "skipped" while no seed has ended.
+
+    Args:
+        floor: of the comparison.
+        trials: short trainings at other learning rates.
+        no_trials: the reason's key where there are none to come.
+    """
     done = [seed for seed in seeds if seed.status == "done"]
     names = sorted({name for seed in done for name in seed.metrics})
     ended = [seed for seed in seeds if seed.status != "skipped"]
@@ -27,24 +43,33 @@ def summarize(recipe: Recipe, seeds: Sequence[SeedResult]) -> RecipeResult:
         status=status,
         reason="" if done or not ended else ended[-1].reason,
         seeds=list(seeds),
-        summary={name: over_seeds([seed.metrics[name] for seed in done if name in seed.metrics]) for name in names},
+        summary={name: over_seeds([s.metrics[name] for s in done if name in s.metrics], name) for name in names},
         stability=_stability(ended, done),
+        failure=failure_rate(ended),
+        steadiness=score(ended, trials, floor, rates=no_trials),
+        rates=list(trials),
         likelihood=_likelihood(done),
         capabilities=[name for name in CAPABILITIES if any(name in s.choice.get("capabilities", []) for s in done)],
     )
 
 
-def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """Median over seeds, with their range; for a single seed its own interval."""
-    values = [e.value for e in estimates if e.value is not None]
-    if not values:
+def over_seeds(estimates: Sequence[Estimate], name: str) -> Estimate:
+    """Median over seeds with the 95 % interval of a bootstrap of seeds and samples; for a single seed its own interval.
+
+    Args:
+        name: of the metric, which names the resamples.
+    """
+    known = [(e.value, e) for e in estimates if e.value is not None]
+    if not known:
         return Estimate(value=None, protocol=estimates[0].protocol if estimates else "no finished seed")
-    if len(values) == 1:
-        only = next(e for e in estimates if e.value is not None)
-        return only.model_copy(update={"protocol": f"one seed; {only.protocol}"})
-    first = next(e for e in estimates if e.value is not None)
-    text = f"median of {len(values)} seeds, lowest and highest seed; {first.protocol}"
-    return Estimate(value=median(values), low=min(values), high=max(values), n=first.n, protocol=text)
+    first = known[0][1]
+    if len(known) == 1:
+        return first.model_copy(update={"protocol": f"one seed; {first.protocol}"})
+    errors = [0.0 if e.low is None or e.high is None else (e.high - e.low) / (2 * Z95) for _, e in known]
+    values = [value for value, _ in known]
+    low, high = median_interval(values, errors, Rng(0, "bootstrap", name).numpy())
+    text = f"median of {len(known)} seeds, 95 % by a bootstrap of seeds and samples; {first.protocol}"
+    return Estimate(value=median(values), low=low, high=high, n=first.n, protocol=text)
 
 
 def _stability(ended: Sequence[SeedResult], done: Sequence[SeedResult]) -> dict[str, Any]:

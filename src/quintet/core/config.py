@@ -30,6 +30,18 @@ class Config:
     kind: ClassVar[str]
 
 
+def classes(value: Any) -> set[type[Config]]:
+    """The config classes that occur in a config, or in a tuple or dict of configs."""
+    if isinstance(value, Config):
+        inner = (getattr(value, f.name) for f in dataclasses.fields(value))  # type: ignore[arg-type]
+        return {type(value)}.union(*map(classes, inner))
+    if isinstance(value, Mapping):
+        return set().union(*map(classes, value.values()))
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(classes, value))
+    return set()
+
+
 @runtime_checkable
 class Selective(Protocol):
     """A config some of whose fields go with some values of another (a solver's own options)."""

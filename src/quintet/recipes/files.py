@@ -256,14 +256,14 @@ def explained(cls: type) -> dict[str, str]:
     build = getattr(cls, "build", None)
     built = None if build is None else get_type_hints(build).get("return")
     if isinstance(built, type):
-        found |= _section(built.__doc__, "Args")
+        found |= section(built.__doc__, "Args")
     for base in reversed(cls.__mro__):
         if "kind" in vars(base):
-            found |= _section(base.__doc__, "Attributes")
+            found |= section(base.__doc__, "Args") | section(base.__doc__, "Attributes")
     return found
 
 
-def _section(doc: str | None, name: str) -> dict[str, str]:
+def section(doc: str | None, name: str) -> dict[str, str]:
     """Name -> text of a docstring's section."""
     _, _, after = inspect.cleandoc(doc or "").partition(f"{name}:\n")
     section = textwrap.dedent(re.split(r"\n(?=\S)", after)[0])

@@ -91,6 +91,20 @@ def _kinds(modules: Iterable[object]) -> dict[str, type[Config]]:
 KINDS: dict[str, type[Config]] = _kinds((codecs, *_modules(nets), *_modules(families)))
 
 
+def add_kinds(found: Iterable[type[Config]]) -> None:
+    """Make config classes from outside known to this process, so that runs which hold them can be read.
+
+    A class that was defined again (in a notebook) takes the place of the earlier one.
+
+    Raises: UsageError for a kind that is another class's.
+    """
+    for cls in found:
+        known = KINDS.get(cls.kind, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise UsageError("recipe.kind", kind=cls.kind, mine=cls.__qualname__, known=known.__qualname__)
+        KINDS[cls.kind] = cls
+
+
 def find(name: str) -> Recipe:
     """A recipe by name.
 
