@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from quintet.core.results import Estimate, LedgerEntry, RecipeResult, SamplingCost, SeedResult
+from quintet.core.results import Compare, Estimate, LedgerEntry, RecipeResult, SamplingCost, SeedResult
 from quintet.report import table
 
 
@@ -31,17 +31,24 @@ def recipe(
 FLOOR = Estimate(value=0.0, low=-0.0196, high=0.0196)  # standard deviation 0.01
 
 
+def best(rows: list[RecipeResult], better: table.Better, floor: Estimate = FLOOR) -> tuple[str, str] | None:
+    whole = Compare(
+        name="x", quintet="0", created="2026-01-01T00:00:00", data={}, budget={}, floor={"kid": floor}, recipes=rows
+    )
+    return table.best(whole, "kid", better)
+
+
 def test_clear_lead_is_likely() -> None:
-    found = table.best([recipe("a", [0.1, 0.11, 0.12]), recipe("b", [0.2, 0.21, 0.22])], "kid", "low", FLOOR)
+    found = best([recipe("a", [0.1, 0.11, 0.12]), recipe("b", [0.2, 0.21, 0.22])], "low")
     assert found == ("a", "likely")
 
 
 def test_direction_and_ideal_value() -> None:
     pair = [recipe("a", [0.1, 0.11]), recipe("b", [0.2, 0.21])]
-    assert table.best(pair, "kid", "high", FLOOR) == ("b", "likely")
-    assert table.best(pair, "kid", 0.19, FLOOR) == ("b", "likely")
-    assert table.best(pair, "kid", 0.155, FLOOR) is None  # one below, one above, as far
-    assert table.best(pair, "kid", None, FLOOR) is None
+    assert best(pair, "high") == ("b", "likely")
+    assert best(pair, 0.19) == ("b", "likely")
+    assert best(pair, 0.155) is None  # one below, one above, as far
+    assert best(pair, None) is None
 
 
 @pytest.mark.parametrize(
@@ -54,20 +61,20 @@ def test_direction_and_ideal_value() -> None:
 )
 def test_anything_less_is_too_close_to_call(second: list[float], spread: float, floor: Estimate) -> None:
     first = recipe("a", [0.1, 0.12], spread)
-    assert table.best([first, recipe("b", second, spread)], "kid", "low", floor) is None
+    assert best([first, recipe("b", second, spread)], "low", floor) is None
 
 
 def test_every_other_must_be_beaten() -> None:
     three = [recipe("a", [0.1, 0.11]), recipe("b", [0.2, 0.21]), recipe("c", [0.105, 0.115])]
-    assert table.best(three, "kid", "low", FLOOR) is None
+    assert best(three, "low") is None
 
 
 def test_six_pairs_establish_and_holm_corrects() -> None:
     good = recipe("a", [0.10, 0.11, 0.12, 0.10, 0.11, 0.12], 0.5)  # intervals overlap: not by the rule for "likely"
     bad = recipe("b", [0.20, 0.21, 0.22, 0.20, 0.21, 0.22], 0.5)
-    assert table.best([good, bad], "kid", "low", FLOOR) == ("a", "established")  # p = 2 / 64
+    assert best([good, bad], "low") == ("a", "established")  # p = 2 / 64
     worse = [recipe(n, [0.3, 0.31, 0.32, 0.3, 0.31, 0.32], 0.5) for n in "cd"]
-    assert table.best([good, bad, *worse], "kid", "low", FLOOR) is None  # 3 x 2 / 64 > 0.05
+    assert best([good, bad, *worse], "low") is None  # 3 x 2 / 64 > 0.05
 
 
 def test_single_seed_shows_its_own_interval() -> None:

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -179,8 +180,13 @@ def quality_against_sampling(compare: Compare, metric: str = "kid") -> Markup | 
     with mpl.rc_context(_STYLE):
         drawing = Drawing("cost", 10.4, 4.3)
         axes = drawing.figure.add_subplot()
+        front = compare.fronts.get("sampling", ()) if metric == "kid" else ()
         for recipe, e, s in points:
             _point(axes, recipe, e, s)
+            if recipe.name in front:
+                axes.plot(
+                    [s.value or 0.0], [e.value or 0.0], "o", markersize=15, fillstyle="none", color=FAINT, zorder=3
+                )
         tops = [e.high if e.high is not None else e.value or 0.0 for _, e, _ in points]
         lows = [e.low if e.low is not None else e.value or 0.0 for _, e, _ in points]
         levels = _levels(compare, metric, scale)
@@ -256,22 +262,24 @@ def _name_points(drawing: Drawing, axes: Axes, points: Sequence[tuple[RecipeResu
         axes.text(float(right), float(up), drawing.word(recipe.name), fontsize=10, color=INK, va="center", zorder=5)
 
 
-def quality_against_time(compare: Compare) -> Markup | None:
+def quality_against_time(compare: Compare, cost: Literal["seconds", "flops"] = "seconds") -> Markup | None:
     """KID in PCA space along training, one line a seed.
 
+    Args:
+        cost: what the horizontal axis shows.
     Returns: None where no seed has a curve.
     """
     curves: list[tuple[RecipeResult, int, NDArray[np.float64]]] = []
     for recipe in compare.recipes:
         for seed in recipe.seeds:
-            pairs = [(p["seconds"], p["kid_pca"]) for p in seed.curve if "seconds" in p and "kid_pca" in p]
+            pairs = [(p[cost], p["kid_pca"]) for p in seed.curve if cost in p and "kid_pca" in p]
             kept = [p for p in pairs if np.isfinite(p).all() and p[0] > 0]
             if kept:
                 curves.append((recipe, seed.seed, np.array(sorted(kept))))
     if not curves:
         return None
     with mpl.rc_context(_STYLE):
-        drawing = Drawing("time", 10.4, 4.0)
+        drawing = Drawing("time" if cost == "seconds" else cost, 10.4, 4.0)
         axes = drawing.figure.add_subplot()
         values = np.concatenate([c[:, 1] for _, _, c in curves])
         positive = values[values > 0]
@@ -280,7 +288,7 @@ def quality_against_time(compare: Compare) -> Markup | None:
         bottom = -np.inf
         if log:  # an unbiased distance may fall to zero and below: such points stand on the lower edge
             bottom = max(float(positive.min()) / 1.3, floor_sd(floor) / 2)
-        seconds = np.concatenate([c[:, 0] for _, _, c in curves])
+        spent = np.concatenate([c[:, 0] for _, _, c in curves])
         ends: list[tuple[RecipeResult, float]] = []
         for recipe in compare.recipes:
             mine = [c for r, _, c in curves if r is recipe]
@@ -292,23 +300,25 @@ def quality_against_time(compare: Compare) -> Markup | None:
             if mine:
                 ends.append((recipe, float(np.median([max(c[-1, 1], bottom) for c in mine]))))
         axes.set_xscale("log")
-        _log_axis(axes.xaxis, seconds.max() / seconds.min())
+        _log_axis(axes.xaxis, spent.max() / spent.min())
+        if cost == "flops":
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: table.with_prefix(value)))
         if log:
             axes.set_yscale("log")
             axes.set_ylim(bottom / 1.25, None)
             _log_axis(axes.yaxis, float(positive.max() / bottom))
         else:
             axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.set_xlabel(drawing.word(say("charts.x_seconds_log")))
+        axes.set_xlabel(drawing.word(say(f"charts.x_{cost}_log")))
         axes.set_ylabel(drawing.word(_quantity("kid_pca", log)))
         if floor is not None and floor.value is not None and axes.get_ylim()[0] < floor.value:
             axes.axhline(floor.value, color=FAINT, linewidth=1.1)
         drawing.figure.canvas.draw()
         heights = [float(axes.transAxes.inverted().transform(axes.transData.transform((1, v)))[1]) for _, v in ends]
+        front = compare.fronts.get("training", ())
         for (recipe, _), y in zip(ends, _spread(heights, 0.06), strict=True):
-            axes.text(
-                1.012, y, drawing.word(recipe.name), transform=axes.transAxes, va="center", color=_colour(recipe.family)
-            )
+            name = f"{recipe.name} ○" if recipe.name in front else recipe.name
+            axes.text(1.012, y, drawing.word(name), transform=axes.transAxes, va="center", color=_colour(recipe.family))
         return drawing.svg()
 
 

@@ -26,6 +26,7 @@ from quintet.report import charts, table
 from quintet.report.artefacts import Arrays, Log, arrays, inside, training_log
 from quintet.report.pictures import COLOURS, Window, by_class, colour, grid, scatter
 from quintet.report.sections import SECTIONS
+from quintet.report.sections.calibration import unused
 from quintet.report.view import Section, View
 from quintet.report.words import catalogue, known, pair, say
 
@@ -37,17 +38,19 @@ _UNITS = {
 _HOSTS = {"host", "hostname", "node", "user", "username"}  # never shown: the page is for others
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, name: str = "compare.json") -> Path:
     """Write `<folder>/report.html` from `<folder>/compare.json` and the cell folders it names.
 
-    The file is replaced in one step: a reader sees the old page or the new one.
+    The page is replaced in one step: a reader sees the old one or the new one.
 
+    Args:
+        name: another file of the same schema.
     Returns: the page's path.
-    Raises: pydantic.ValidationError if compare.json does not follow the schema; OSError if the folder cannot be read or
+    Raises: pydantic.ValidationError if the file does not follow the schema; OSError if the folder cannot be read or
         written.
     """
     folder = Path(folder)
-    compare = Compare.model_validate_json((folder / "compare.json").read_bytes())
+    compare = Compare.model_validate_json((folder / name).read_bytes())
     page = render(compare, folder).encode("utf-8")
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".report-", suffix=".html")
     try:
@@ -66,6 +69,11 @@ def write_report(folder: Path) -> Path:
 def render(compare: Compare, folder: Path) -> str:
     """The page as text."""
     compare = _without_places(compare, folder)
+    return fill("report.html.jinja", embedded=_embedded(compare), page=_Page(compare, folder))
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page of html/<template>, with the style and the script that all pages share."""
     environment = Environment(
         loader=PackageLoader("quintet.report", "html"),
         autoescape=True,
@@ -77,13 +85,12 @@ def render(compare: Compare, folder: Path) -> str:
     source = resources.files("quintet.report") / "html"
     style = (source / "style.css").read_text(encoding="utf-8")
     script = (source / "script.js").read_text(encoding="utf-8").strip()
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template(template).render(
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         colours=COLOURS,
-        embedded=_embedded(compare),
-        page=_Page(compare, folder),
+        **values,
     )
 
 
@@ -367,7 +374,11 @@ class _Page(View):
     @property
     def more_columns(self) -> list[table.Column]:
         return self._columns(
-            sorted(set(self.forms) - {*table.QUALITY, *table.DIVERSITY, *table.RECONSTRUCTION, *table.COSTS})
+            sorted(
+                set(self.forms)
+                - {*table.QUALITY, *table.DIVERSITY, *table.MEMORY, *table.LIKELIHOOD}
+                - {*table.RECONSTRUCTION, *table.COSTS}
+            )
         )
 
     def _columns(self, keys: Sequence[str]) -> list[table.Column]:
@@ -378,7 +389,9 @@ class _Page(View):
     def absent_columns(self) -> list[tuple[str, str]]:
         """Metrics that no recipe has, and why."""
         return [
-            (m, reason) for m in table.metrics_of(self.compare) if (reason := table.absent(self.compare, m)) is not None
+            (m, reason)
+            for m in table.metrics_of(self.compare)
+            if m not in table.LIKELIHOOD and (reason := table.absent(self.compare, m)) is not None
         ]
 
     def rows(self, columns: Sequence[table.Column]) -> list[Row]:
@@ -412,7 +425,10 @@ class _Page(View):
 
     def likelihood(self, name: str) -> str:
         """What kind of likelihood a recipe has: "exact", "bound", "estimate", "undefined"."""
-        return next(recipe.likelihood for recipe in self.compare.recipes if recipe.name == name)
+        recipe = next(recipe for recipe in self.compare.recipes if recipe.name == name)
+        said = next((s.metrics["bits_per_dim"].protocol for s in table.done(recipe) if "bits_per_dim" in s.metrics), "")
+        spread = recipe.likelihood == "exact" and said.startswith("bound")  # an exact density, levels spread over cells
+        return "bound" if spread else recipe.likelihood
 
     @staticmethod
     def _events(recipe: RecipeResult) -> tuple[Markup, ...]:
@@ -598,6 +614,10 @@ class _Page(View):
         if isinstance(form.better, str):
             return say("table.lower" if form.better == "low" else "table.higher")
         return say("table.ideal", value=f"{form.better:g}")
+
+    def unused(self, metric: str) -> Markup | None:
+        """Which corruptions a metric that is not used on this data does not order."""
+        return unused(self.compare, metric)
 
     @property
     def needs(self) -> list[str]:

@@ -6,7 +6,7 @@ The page draws what stands here; nothing here knows HTML.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,15 +17,23 @@ from quintet.core.results import BETTER, Baseline, Compare, Estimate, RecipeResu
 
 QUALITY = ("kid", "fd", "c2st", "cas", "precision", "density", "sharpness")
 DIVERSITY = ("recall", "coverage", "modes", "memorisation", "bits_per_dim")
+MEMORY = ("copies", "c_t", "authenticity", "memorisation_judge", "vendi", "modes_kl")
+LIKELIHOOD = (
+    "bits_per_dim_first", "bits_per_dim_elbo", "bits_per_dim_iw", "bits_per_dim_ais", "bits_per_dim_vlb",
+    "bits_per_dim_ode", "coded_bits_per_dim", "file_bits_per_dim",
+)  # fmt: skip
+"""Shown on a scale of their own (sections/likelihood)."""
 RECONSTRUCTION = ("kid_reconstruction", "fd_reconstruction", "sharpness_reconstruction")
-COSTS = ("sampling", "sequential", "training", "steps", "flops", "params", "memory")
+COSTS = ("sampling", "latency", "sequential", "training", "steps", "flops", "params", "memory")
 Better = Literal["low", "high"] | float | None
 
 _COST_BETTER: dict[str, Better] = {
-    "sampling": "low", "sequential": "low", "memory": "low",
+    "sampling": "low", "latency": "low", "sequential": "low", "memory": "low",
     "training": None, "steps": None, "flops": None, "params": None,
 }  # fmt: skip
-_COST_NAMES = {"sampling": "seconds_per_1000", "sequential": "sequential_steps", "memory": "peak_bytes"}
+_COST_NAMES = {
+    "sampling": "seconds_per_1000", "latency": "latency_s", "sequential": "sequential_steps", "memory": "peak_bytes",
+}  # fmt: skip
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -72,7 +80,7 @@ class Column:
         if self.key in ("steps", "sequential"):
             return f"{round(value):,}"
         if self.decimals is None:
-            return significant(value, 2 if self.key == "sampling" else 3)
+            return significant(value, 2 if self.key in ("sampling", "latency") else 3)
         text = f"{value / self.scale:,.{self.decimals}f}"
         if float(text.replace(",", "")) == 0:
             text = text.lstrip("-")
@@ -119,10 +127,12 @@ def estimate(recipe: RecipeResult, metric: str) -> Estimate | None:
 
 
 def cost(seed: SeedResult, key: str) -> float | None:
-    """A cost of one seed in its base unit: seconds, steps, operations, weights, bytes."""
-    if key in ("sampling", "sequential"):
+    """A cost of one seed in its base unit: seconds (one sample: milliseconds), steps, operations, weights, bytes."""
+    if key in ("sampling", "latency", "sequential"):
         if seed.sampling is None:
             return None
+        if key == "latency":
+            return None if seed.sampling.latency_s is None else 1000 * seed.sampling.latency_s
         return seed.sampling.seconds_per_1000 if key == "sampling" else float(seed.sampling.sequential_steps)
     if seed.ledger is None:
         return None
@@ -146,14 +156,12 @@ def over_seeds(recipe: RecipeResult, key: str) -> Estimate | None:
     return Estimate(value=float(np.median(values)), low=min(values), high=max(values), n=len(values))
 
 
-def best(
-    recipes: Sequence[RecipeResult], metric: str, better: Better, floor: Estimate | None
-) -> tuple[str, str] | None:
-    """(recipe, verdict) of the one that may be called the best in a column, None where it is too close to call."""
+def best(compare: Compare, metric: str, better: Better) -> tuple[str, str] | None:
+    """(recipe, verdict) of the one that may be called the best in a column, None where none surely is in all spaces."""
     if better is None:
         return None
-    found = verdicts.best(recipes, _COST_NAMES.get(metric, metric), floor, better)
-    return None if found is None or found[1] == "too close to call" else (found[0].name, found[1])
+    found = verdicts.leader(compare, _COST_NAMES.get(metric, metric), better=better)
+    return None if found is None or found[1] not in ("likely", "established") else (found[0].name, found[1])
 
 
 def column(key: str, estimates: Iterable[Estimate | None]) -> Column:
