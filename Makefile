@@ -25,9 +25,13 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
+RACES := diffusion autoregressive flows vae gan metrics
+RACE_OPTIONS ?= --rounds 3
+
 bench: setup
 	$(BIN)/python benchmarks/loop_overhead.py
 	$(BIN)/python benchmarks/start_up.py
+	for race in $(RACES); do $(BIN)/python benchmarks/$$race.py $(RACE_OPTIONS) || exit 1; done
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"

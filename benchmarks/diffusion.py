@@ -239,6 +239,8 @@ def main() -> None:
         "quintet+bf16": lambda: train_ours(peer, (3, 32, 32), 8, classes=10, precision="bfloat16"),
         "quintet/own": lambda: train_ours(OWN_DIT, (3, 32, 32), 8, classes=10),
         "quintet/own+bf16": lambda: train_ours(OWN_DIT, (3, 32, 32), 8, classes=10, precision="bfloat16"),
+        "quintet/own+bf16+compile": lambda: train_ours(
+            OWN_DIT, (3, 32, 32), 8, classes=10, precision="bfloat16", compile=True),
     }, reference="diffusers")  # fmt: skip
     for name, batch in (("unet-8x8x1", 64), ("unet-32x32x3", 4)):
         peer, own = PeerNetwork(which=name), own_unet(UNETS[name][1])
@@ -252,17 +254,22 @@ def main() -> None:
                 "quintet": lambda: sample_ours(name, sampling, batch, peer),
                 "quintet/own": lambda: sample_ours(name, sampling, batch, own),
             }, reference="diffusers", once=True)  # fmt: skip
-    for shape in ((1, 3, 32, 32), (64, 3, 32, 32)):
-        races.race(f"step-overhead/{'x'.join(map(str, shape))}", "steps/s", {
-            "diffusers/DDIM": lambda: overhead_peer("DDIMScheduler", shape),
-            "diffusers/DDIM-noclip": lambda: overhead_peer("DDIMScheduler", shape, clip_sample=False),
-            "diffusers/DPMSolver++": lambda: overhead_peer("DPMSolverMultistepScheduler", shape),
-            "diffusers/FlowEuler": lambda: overhead_peer("FlowMatchEulerDiscreteScheduler", shape),
-            "flow_matching/euler": lambda: overhead_flow_matching(shape),
-            "quintet/ddim": lambda: overhead_ours("ddim", shape),
-            "quintet/dpmpp-2m": lambda: overhead_ours("dpmpp-2m", shape),
-            "quintet/euler": lambda: overhead_ours("euler", shape),
-        }, reference="diffusers/DDIM")  # fmt: skip
+    for batch in (1, 64):
+        state = (batch, 3, 32, 32)
+        races.race(f"step-overhead/{'x'.join(map(str, state))}/ddim", "steps/s", {
+            "diffusers": lambda: overhead_peer("DDIMScheduler", state),
+            "diffusers/noclip": lambda: overhead_peer("DDIMScheduler", state, clip_sample=False),
+            "quintet": lambda: overhead_ours("ddim", state),
+        }, reference="diffusers")  # fmt: skip
+        races.race(f"step-overhead/{'x'.join(map(str, state))}/dpmpp-2m", "steps/s", {
+            "diffusers": lambda: overhead_peer("DPMSolverMultistepScheduler", state),
+            "quintet": lambda: overhead_ours("dpmpp-2m", state),
+        }, reference="diffusers")  # fmt: skip
+        races.race(f"step-overhead/{'x'.join(map(str, state))}/euler", "steps/s", {
+            "diffusers": lambda: overhead_peer("FlowMatchEulerDiscreteScheduler", state),
+            "flow_matching": lambda: overhead_flow_matching(state),
+            "quintet": lambda: overhead_ours("euler", state),
+        }, reference="diffusers")  # fmt: skip
 
 
 DEVICE = "cpu"

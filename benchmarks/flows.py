@@ -1,11 +1,11 @@
 """Affine and spline flows on columns beside zuko, nflows and normflows: training, density and sampling.
 
-    PYTHONPATH=src python benchmarks/flows.py --out benchmarks/results/DATE-speed.jsonl
+    python benchmarks/flows.py --out benchmarks/results/DATE-speed.jsonl
 
 Each contender has the same number of transforms, hidden widths and bins; parameter counts stand beside the speed, as
-the conditioners are each library's own (ours: plain perceptrons and MADE). "quintet" runs eagerly, "quintet/compile"
-with its density compiled. normflows' MAF is built the other way round: one pass to sample, as many as columns for a
-density.
+the conditioners are each library's own (ours: plain perceptrons and MADE). "quintet" runs eagerly and trains in the
+product's loop; "+compile" is a lever that a plan chooses by itself where it pays. normflows' MAF is built the other way
+round: one pass to sample, as many as columns for a density.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from product import build
+from product import training as product_training
 from race import Contender, Races, parameters
 from torch import Tensor, nn
 
+from quintet.core.recipe import OptimizerConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.families.flow.bijections import Affine
-from quintet.families.flow.model import FlowConfig
+from quintet.families.flow.model import Flow, FlowConfig
 from quintet.families.flow.splines import RationalQuadratic
 from quintet.families.flow.transforms import AutoregressiveConfig, CouplingConfig
 from quintet.nets.made import MADEConfig
@@ -48,21 +51,32 @@ class Peer:
     sample: Callable[[int], Tensor]
 
 
-def ours(kind: str, dims: int) -> Peer:
+def model(kind: str, dims: int) -> Flow:
     bijection = RationalQuadratic(bins=BINS, bound=BOUND) if kind.startswith("nsf") else Affine()
     if kind.endswith("coupling"):
         network = MLPConfig(width=WIDTH, depth=2, zero_output=True, activation="leaky-relu")
         part: Any = CouplingConfig(bijection=bijection, network=network)
     else:
         part = AutoregressiveConfig(bijection=bijection, network=MADEConfig(width=WIDTH, depth=2))
-    flow = FlowConfig(transforms=(part,) * TRANSFORMS).build(DataSpec("vector", (dims,)))
+    flow = build(FlowConfig(transforms=(part,) * TRANSFORMS), DataSpec("vector", (dims,)))
+    assert isinstance(flow, Flow)
+    return flow
+
+
+def ours(kind: str, dims: int) -> Peer:
+    flow = model(kind, dims)
     return Peer(flow, flow.log_prob, lambda n: flow.sample(n, rng=Rng(0, "sample")))
 
 
 def compiled(kind: str, dims: int) -> Peer:
-    torch._dynamo.reset()
-    flow = ours(kind, dims)
-    return Peer(flow.module, torch.compile(flow.log_prob), flow.sample)
+    flow = model(kind, dims)
+    for network in flow.networks():
+        network.compile(dynamic=False)
+    return Peer(flow, flow.log_prob, lambda n: flow.sample(n, rng=Rng(0, "sample")))
+
+
+def train_ours(kind: str, x: Tensor, compile: bool) -> Contender:
+    return product_training(model(kind, x.shape[1]), x, compile=compile, optimizer=OptimizerConfig(lr=1e-4, clip=None))
 
 
 def zuko(kind: str, dims: int) -> Peer:
@@ -135,7 +149,7 @@ def normflows(kind: str, dims: int) -> Peer:
 
 CONTENDERS: dict[str, Callable[[str, int], Peer]] = {
     "quintet": ours,
-    "quintet/compile": compiled,
+    "quintet+compile": compiled,
     "zuko": zuko,
     "nflows": nflows,
     "normflows": normflows,
@@ -184,11 +198,12 @@ def main() -> None:
 
                     return build
 
-                builders = {
-                    name: builder(make)
-                    for name, make in CONTENDERS.items()
-                    if task != "sample" or name != "quintet/compile"  # its caches do not compile
-                }
+                builders = {name: builder(make) for name, make in CONTENDERS.items()}
+                if task == "train":
+                    builders["quintet"] = lambda kind=kind, x=x: train_ours(kind, x, False)  # type: ignore[misc]
+                    builders["quintet+compile"] = lambda kind=kind, x=x: train_ours(kind, x, True)  # type: ignore[misc]
+                if task == "sample":
+                    del builders["quintet+compile"]  # only training and densities are compiled
                 races.race(
                     f"flow/{kind}/d{dims}/b{batch}/{task}", "rows/s", builders, reference=REFERENCE[kind], once=slow
                 )

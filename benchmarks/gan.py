@@ -9,14 +9,13 @@ the factor is one of algorithm, not of kernels. "quintet/own" has the product's 
 
 from __future__ import annotations
 
-import sys
 import types
 from typing import Any
 
 import torch
 from product import build, training
 from pydantic.dataclasses import dataclass
-from race import Contender, Races, flops_of, parameters
+from race import Contender, Races, flops_of, parameters, stand_in
 from torch import Tensor, nn
 
 from quintet.core.config import STRICT
@@ -30,19 +29,9 @@ BATCH, LATENT, SHAPE = 64, 100, (3, 32, 32)
 OPTIMIZER = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999), clip=None)
 
 
-class _Nothing(types.ModuleType):
-    """A module whose every attribute is an empty class: torchgan imports torchvision for pictures nobody asks for."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
 def peer() -> Any:
     """torchgan's losses and models."""
-    for name in ("", ".utils", ".models", ".transforms", ".datasets"):
-        sys.modules.setdefault(f"torchvision{name}", _Nothing(f"torchvision{name}"))
+    stand_in(*(f"torchvision{part}" for part in ("", ".utils", ".models", ".transforms", ".datasets")))
     import torchgan.losses as losses
     import torchgan.models as models
 
@@ -99,7 +88,7 @@ def train_ours(generator: NetworkConfig, discriminator: NetworkConfig, **choices
         generator=generator, discriminator=discriminator, latent=LATENT, features=1, loss=NonSaturating(), gamma=0.0,
         gamma_end=0.0,
     )  # fmt: skip
-    model = build(config, DataSpec("image", SHAPE), DEVICE)
+    model = build(config, DataSpec("image", SHAPE), DEVICE).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return training(model, torch.randn(BATCH, *SHAPE, device=DEVICE), optimizer=OPTIMIZER, **choices)
 
 

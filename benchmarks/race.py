@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib.machinery
 import importlib.metadata
 import json
 import os
@@ -19,6 +20,7 @@ import platform
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +158,28 @@ class Races:
     def _wait(self) -> None:
         if self.options.device == "cuda":
             torch.cuda.synchronize()
+
+
+class _Nothing(types.ModuleType):
+    """A module whose every attribute is an empty class."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+def stand_in(*names: str) -> None:
+    """Empty modules in the place of packages that a library imports, but that nothing timed here ever touches."""
+    for name in names:
+        if name not in sys.modules:
+            module = _Nothing(name)
+            module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+            module.__path__ = []
+            sys.modules[name] = module
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(sys.modules[parent], child, module)
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     for arguments in CASES.values():
         seconds(arguments)
-    times = {name: [] for name in CASES}
+    times: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(options.rounds):
         for name, arguments in CASES.items():
             times[name].append(seconds(arguments))
