@@ -81,15 +81,20 @@ def test_options_reach_train_and_compare(capsys, photos):
 
 
 def test_data_that_changed_are_noticed_when_a_run_goes_on(capsys, photos, tmp_path):
-    words = ("train", "gan", photos, "--budget", "2steps", "-o", tmp_path / "run", "--quiet")
+    words = ("train", "gan", photos, "--budget", "2steps", "-o", tmp_path / "run")
     assert call(capsys, *words)[0] == 0
     (photos / "dog" / "3.png").unlink()
     code, _, err = call(capsys, *words, "--resume")
-    assert code == 2
-    assert "removed" in err
+    assert code == 0
+    assert "1 removed, 0 replaced, 0 added" in err
+    for more in (("--data", "cache=false"), ("--rescan",)):  # without a copy; a training that is finished
+        code, _, err = call(capsys, *words, "--resume", *more)
+        assert code == 2
+        assert "removed" in err
 
 
-@pytest.mark.parametrize("recipe", ["gan", "vae"])
+@pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
+@pytest.mark.parametrize("recipe", ["gan", "vae", "glow"])
 def test_one_image_trains_with_a_warning_and_no_metrics(capsys, photos, tmp_path, recipe):
     one = tmp_path / "one"
     one.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -393,7 +394,6 @@ def test_the_cache_gives_the_same_and_notices_changes(tmp_path, monkeypatch):
 
     fill(tmp_path / "a", 30)
     fill(tmp_path / "b", 30, first=50)
-    monkeypatch.setattr(assemble, "CACHE_FROM", 0)
     made = open_dataset(tmp_path)
     calls = []
     monkeypatch.setattr(assemble._Assembly, "run", lambda self: calls.append(1))
@@ -407,7 +407,6 @@ def test_the_cache_gives_the_same_and_notices_changes(tmp_path, monkeypatch):
         assert np.array_equal(getattr(again, part).x, getattr(made, part).x)
         assert np.array_equal(getattr(again, part).labels["label"], getattr(made, part).labels["label"])
     monkeypatch.undo()
-    monkeypatch.setattr(assemble, "CACHE_FROM", 0)
     noise(9999).save(tmp_path / "a" / "000.png")
     changed = open_dataset(tmp_path)
     assert changed.fingerprint != made.fingerprint
@@ -416,11 +415,29 @@ def test_the_cache_gives_the_same_and_notices_changes(tmp_path, monkeypatch):
     assert len(every(open_dataset(tmp_path))) == 59
 
 
+def test_two_processes_that_make_the_same_entry_leave_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("QUINTET_CACHE", str(tmp_path / "cache"))
+    fill(tmp_path / "x", 30)
+    publish = cache.Draft.publish
+
+    def late(self, meta):
+        monkeypatch.setattr(cache.Draft, "publish", publish)
+        open_dataset(tmp_path / "x")  # somebody else is first
+        (entry,) = (place for place in (tmp_path / "cache").iterdir() if not place.name.startswith("."))
+        before = (entry / "train.npy").stat().st_ino
+        publish(self, meta)
+        assert (entry / "train.npy").stat().st_ino == before  # what others may be reading stays
+
+    monkeypatch.setattr(cache.os, "getpid", itertools.count(1).__next__)
+    monkeypatch.setattr(cache.Draft, "publish", late)
+    dataset = open_dataset(tmp_path / "x")
+    assert not said(dataset, "could not be kept")
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
-    import quintet.data.assemble as assemble
 
     monkeypatch.setenv("QUINTET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(assemble, "CACHE_FROM", 0)
     fill(tmp_path / "x", 30)
     made = open_dataset(tmp_path / "x")
     (entry,) = (tmp_path / "cache").iterdir()
@@ -459,9 +476,7 @@ def test_an_unwritable_cache_is_said_and_survived(tmp_path, monkeypatch):
 def test_a_full_disk_is_said_and_survived(tmp_path, monkeypatch):
     fill(tmp_path / "x", 30)
     monkeypatch.setattr(cache.Draft, "publish", lambda self, meta: (_ for _ in ()).throw(OSError(28, "No space left")))
-    import quintet.data.assemble as assemble
 
-    monkeypatch.setattr(assemble, "CACHE_FROM", 0)
     dataset = open_dataset(tmp_path / "x")
     assert said(dataset, "No space left")
     with pytest.raises(DataError):

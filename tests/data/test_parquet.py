@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from quintet.core.errors import DataError, UsageError
+from quintet.core.errors import DataError
 from quintet.data.sources import open_dataset
 
 PARTS = ("train", "validation", "judge", "test")
@@ -140,62 +138,6 @@ def test_names_are_found_in_the_data_folder_and_paths_come_first(tmp_path, monke
     with pytest.raises(DataError) as caught:
         open_dataset("tulips")
     assert str(tmp_path / "data") in caught.value.text("zh")
-
-
-def fake_hub(monkeypatch, folder: Path, files: dict, error: Exception | None = None):
-    """A stand-in for huggingface_hub: branch -> files, kept in `folder`."""
-    asked = []
-
-    class HfApi:
-        def list_repo_files(self, repository, *, repo_type, revision=None):
-            assert repo_type == "dataset"
-            if error is not None:
-                raise error
-            asked.append((repository, revision))
-            return files.get(revision, [])
-
-    def snapshot_download(repository, *, repo_type, revision=None, allow_patterns):
-        asked.append((repository, revision, tuple(allow_patterns)))
-        return str(folder)
-
-    module = types.ModuleType("huggingface_hub")
-    module.HfApi, module.snapshot_download = HfApi, snapshot_download
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    return asked
-
-
-def test_hub_names(tmp_path, monkeypatch):
-    write(tmp_path / "data" / "train-00000-of-00001.parquet", range(30), [0, 1] * 15)
-    files = {None: ["README.md", "data/train-00000-of-00001.parquet", "script.py"]}
-    asked = fake_hub(monkeypatch, tmp_path, files)
-    dataset = open_dataset("hf:owner/roses", ["size=4"])
-    assert dataset.spec.shape == (3, 4, 4)
-    assert dataset.name == "hf:owner/roses"
-    assert asked[-1] == ("owner/roses", None, ("data/train-00000-of-00001.parquet",))
-    converted = {None: ["a.json"], "refs/convert/parquet": ["default/train/0.parquet", "other/train/0.parquet"]}
-    asked = fake_hub(monkeypatch, tmp_path, converted)
-    open_dataset("hf:owner/roses/default")
-    assert asked[-1] == ("owner/roses", "refs/convert/parquet", ("default/train/0.parquet",))
-    fake_hub(monkeypatch, tmp_path, {})
-    with pytest.raises(DataError) as caught:
-        open_dataset("hf:owner/roses")
-    assert caught.value.key == "data.hub_no_parquet"
-
-
-def test_hub_without_network_name_or_extra(tmp_path, monkeypatch):
-    fake_hub(monkeypatch, tmp_path, {}, ConnectionError("no route to host"))
-    with pytest.raises(DataError) as caught:
-        open_dataset("hf:owner/roses")
-    assert "no route to host" in caught.value.text("en")
-    for name in ("hf:roses", "hf:../x", "hf:a/b/c/d", "hf:a b/c"):
-        with pytest.raises(UsageError):
-            open_dataset(name)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError) as caught:
-        open_dataset("hf:owner/roses")
-    assert caught.value.exit_code == 2
-    assert 'pip install "quintet[hf]"' in caught.value.text("en")
-    assert "\n" not in caught.value.text("en")
 
 
 REAL = {

@@ -15,7 +15,7 @@ from quintet.core.config import Config
 from quintet.core.errors import UsageError
 from quintet.core.spec import DataSpec
 from quintet.recipes import files
-from quintet.recipes.registry import RECIPES
+from quintet.recipes.registry import KINDS, RECIPES
 
 SPECS = (
     DataSpec("image", (1, 8, 8), 17, {"label": 10}),
@@ -144,3 +144,13 @@ def test_what_is_given_beside_a_file_wins(tmp_path: Path) -> None:
     assert (other.dataset.name, str(other.budget), other.seeds) == ("toy:ring8", "5s", 1)
     with pytest.raises(UsageError, match="No data"):
         api.plan_compare()
+
+
+def test_every_field_of_every_kind_is_explained() -> None:
+    bare = [
+        f"{kind}.{field.name}"
+        for kind, cls in KINDS.items()
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if len(files.explained(cls).get(field.name, "").split()) < 2
+    ]
+    assert not bare, f"write an Attributes line for each of {bare}"

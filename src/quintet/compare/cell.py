@@ -473,8 +473,8 @@ class _Watcher:
             return generate(self.model, self.codec, n, labels, rng=rng, batch=PREVIEW_SAMPLES, limit_s=limit_s)
 
     def _watch(self, step: int) -> list[Finding]:
-        """What the model's own detectors find now."""
-        if not isinstance(self.model, HasWatch):
+        """What the model's own detectors find now; nothing without held-out examples, which they all need."""
+        if not isinstance(self.model, HasWatch) or not len(self.job.dataset.validation):
             return []
         dataset, rng = self.job.dataset, Rng(self.job.seed, "watch", step)
         self.model.eval()

@@ -17,8 +17,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -34,7 +33,7 @@ from quintet.data.arrays import Notes, infer_grid, read_classes
 from quintet.data.dataset import ROWS, Dataset, Split, fingerprint, note
 from quintet.data.images import Header, Look, Pixels, Unusable, decode, fit, look
 from quintet.data.near import Near, find_near
-from quintet.data.options import IMAGE_OPTIONS, DataOptions
+from quintet.data.options import FILES_OPTIONS, IMAGE_OPTIONS, DataOptions
 from quintet.data.splits import FEWEST, Parts, cut, default_sizes, hashes
 
 Array = NDArray[Any]
@@ -48,13 +47,12 @@ KEPT_SIDE, AUTO_SIDE, STEP = 128, 64, 8
 WIDEST = 2.0
 BAD = 0.1
 """Share of files that cannot be used above which a source is refused."""
-CACHE_FROM = 1 << 25
-"""Bytes from which decoded images are worth keeping."""
 FEW_LEVELS, SURE = 64, 10_000
 """Fewer than 256 levels are believed up to so many, seen in so many values."""
 WHITES = (255, 1_023, 4_095, 16_383, 65_535)
 """What white may be in images of more than 8 bits: the lowest that no value exceeds."""
-TASK = 32
+TASK, HEAVY = 32, 1 << 24
+"""Images that a thread is given at once: so many, or fewer where their files have so many bytes."""
 SHOWN_SIZES = 100
 SUFFIXES = {
     "png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "webp": "WEBP", "bmp": "BMP",
@@ -101,7 +99,7 @@ class Source:
 
     Attributes:
         name: for display.
-        kind: "folder" or "parquet".
+        kind: "folder", "archive" or "parquet".
         place: absolute path, for messages and the cache.
         state: changes whenever a file does.
         entries: the images, always in the same order.
@@ -109,6 +107,7 @@ class Source:
         files: files that are no entries, and why.
         notes: what was inferred.
         facts: more for the report.
+        states: a file's name -> what changes when the file does, where there is such a list.
     """
 
     name: str
@@ -120,6 +119,7 @@ class Source:
     files: tuple[FileNote, ...] = ()
     notes: tuple[Mapping[str, str], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
 
 
 class SourceError(DataError):
@@ -141,12 +141,12 @@ def assemble(source: Source, options: DataOptions) -> Dataset:
 
     Raises: DataError if there is none, if more than a tenth cannot be used, or if they do not fit into memory.
     """
-    options.only(IMAGE_OPTIONS, source.kind)
+    options.only(IMAGE_OPTIONS if source.kind == "parquet" else FILES_OPTIONS, source.kind)
     kept = {k: v for k, v in asdict(options).items() if k not in ("allow_bad", "memory_gib", "cache")}
     keys = cache.digest(str(cache.SCHEMA), source.kind, source.place, repr(kept)), source.state
     entry = cache.find(*keys) if options.cache else None
     if entry is not None:
-        dataset = _stored(entry, _limit(options))
+        dataset = stored(entry, limit(options))
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about files that are looked at here
@@ -189,7 +189,7 @@ class _Assembly:
         n = sum(h.frames for h in headers)
         shape = (n, channels, *frame)
         dtype = np.dtype(np.uint16 if deep else np.uint8)
-        mapped = prod(shape) * dtype.itemsize > _limit(options)
+        mapped = prod(shape) * dtype.itemsize > limit(options)
         raw = self._allocate(shape, dtype, mapped)
         mapped = self.draft is not None and isinstance(raw, np.memmap)
         labels, parts, coloured = self._decode(looks, raw, frame)
@@ -237,7 +237,7 @@ class _Assembly:
     def _scan(self) -> list[Look | None]:
         """A look at every entry; None for those that cannot be used. Pixels are kept while they fit the limit."""
         looks: list[Look | None] = []
-        kept, most = 0, _limit(self.options)
+        kept, most = 0, limit(self.options)
 
         def work(entry: Entry) -> Look | FileNote:
             try:
@@ -245,7 +245,7 @@ class _Assembly:
             except Unusable as error:
                 return FileNote(entry.name, "bad", error.reason, error.fields)
 
-        for entry, seen in _threaded(work, self.source.entries()):
+        for entry, seen in _threaded(work, self.source.entries(), lambda entry: entry):
             if isinstance(seen, FileNote):
                 self.files.append(seen)
                 looks.append(None)
@@ -260,7 +260,7 @@ class _Assembly:
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], mapped: bool) -> Array:
         size = prod(shape) * dtype.itemsize
-        if self.options.cache and (mapped or size >= CACHE_FROM):
+        if self.options.cache:
             try:
                 self.draft = cache.Draft(*self.keys)
                 if mapped:
@@ -291,7 +291,7 @@ class _Assembly:
                 return FileNote(entry.name, "bad", error.reason, error.fields)
 
         pairs = ((entry, seen) for entry, seen in zip(self.source.entries(), looks, strict=False) if seen is not None)
-        for (entry, _), pictures in _threaded(work, pairs):
+        for (entry, _), pictures in _threaded(work, pairs, lambda pair: pair[0]):
             if isinstance(pictures, FileNote):
                 self.files.append(pictures)
                 continue
@@ -436,19 +436,21 @@ class _Assembly:
                     part.x.flush()
                 for key, y in part.labels.items():
                     self.draft.save(f"{name}-{key}", y)
+            if self.source.states:
+                self.draft.save(cache.FILES, cache.file_digests(self.source.states))
             self.draft.drop("raw")
             self.draft.publish(_meta(dataset))
         except OSError as error:
             self._no_cache(error)
             if mapped:
                 raise DataError("data.cache_failed", path=cache.cache_root(), why=error.strerror or error) from error
-            return Dataset(**{**_fields(dataset), "notes": tuple(self.notes)})
+            return replace(dataset, notes=tuple(self.notes))
         if not mapped:
-            return dataset
+            return replace(dataset, source=self.keys[0])
         entry = cache.find(*self.keys)
         if entry is None:
             raise DataError("data.cache_failed", path=cache.cache_root(), why="?")
-        return _stored(entry, 0)
+        return stored(entry, 0)
 
     def _no_cache(self, error: OSError) -> None:
         if self.draft is not None:
@@ -540,7 +542,7 @@ def _check_bad(found: Mapping[str, Any], source: Source, options: DataOptions) -
     raise SourceError("data.many_bad", found, path=source.place, bad=found["bad"], total=found["files"], first=first)
 
 
-def _limit(options: DataOptions) -> int:
+def limit(options: DataOptions) -> int:
     """Bytes up to which an array is held in memory."""
     if options.memory_gib is not None:
         return int(options.memory_gib * 2**30)
@@ -556,15 +558,15 @@ def _memory() -> int | None:
         return None
 
 
-def _threaded(work: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U]]:
+def _threaded(work: Callable[[T], U], items: Iterable[T], entry: Callable[[T], Entry]) -> Iterator[tuple[T, U]]:
     """(item, work(item)) in order, some tasks ahead, in threads: decoders release the interpreter."""
     threads = max(1, min(8, os.cpu_count() or 1))
-    line = iter(items)
+    line = _tasks(items, entry)
     waiting: deque[tuple[list[T], Future[list[U]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             while True:
-                while len(waiting) <= threads and (task := list(islice(line, TASK))):
+                while len(waiting) <= threads and (task := next(line, None)) is not None:
                     waiting.append((task, pool.submit(lambda task=task: [work(item) for item in task])))  # type: ignore[misc]
                 if not waiting:
                     return
@@ -574,8 +576,19 @@ def _threaded(work: Callable[[T], U], items: Iterable[T]) -> Iterator[tuple[T, U
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _fields(dataset: Dataset) -> dict[str, Any]:
-    return {name: getattr(dataset, name) for name in dataset.__dataclass_fields__}
+def _tasks(items: Iterable[T], entry: Callable[[T], Entry]) -> Iterator[list[T]]:
+    """Items in lists of bounded length and, where their files are in memory, of bounded size."""
+    task: list[T] = []
+    held = 0
+    for item in items:
+        content = entry(item).content
+        task.append(item)
+        held += len(content) if isinstance(content, bytes) else 0
+        if len(task) >= TASK or held >= HEAVY:
+            yield task
+            task, held = [], 0
+    if task:
+        yield task
 
 
 def _meta(dataset: Dataset) -> dict[str, Any]:
@@ -591,11 +604,11 @@ def _meta(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _stored(entry: cache.Entry, limit: int) -> Dataset:
-    """The data set of a cache entry; mapped if it is beyond the limit."""
+def stored(entry: cache.Entry, most: int) -> Dataset:
+    """The data set of a cache entry; mapped if it has more bytes than `most`."""
     meta = entry.meta
     spec = DataSpec.from_json(meta["spec"])
-    mapped = sum((entry.place / f"{name}.npy").stat().st_size for name in SPLITS) > limit
+    mapped = sum((entry.place / f"{name}.npy").stat().st_size for name in SPLITS) > most
     train, validation, judge, test = (
         Split(entry.array(name, mapped), {key: entry.array(f"{name}-{key}", False) for key in spec.conditions})
         for name in SPLITS
@@ -604,5 +617,5 @@ def _stored(entry: cache.Entry, limit: int) -> Dataset:
         name=meta["name"], spec=spec, train=train, validation=validation, judge=judge, test=test,
         names={key: tuple(names) for key, names in meta["names"].items()},
         origin=meta["origin"], step=meta["step"], notes=tuple(meta["notes"]), found=meta["found"],
-        fingerprint=meta["fingerprint"],
+        fingerprint=meta["fingerprint"], source=entry.source,
     )  # fmt: skip

@@ -22,6 +22,10 @@ from numpy.typing import NDArray
 
 SCHEMA = 1
 META = "meta.json"
+FILES = "files"
+"""Array of an entry: the files that it was made from, see `file_digests`."""
+HELD = "held"
+"""File of an entry: the folders of runs that were begun with it, one a line."""
 BLOCKS, BLOCK = 64, 1 << 16
 ORPHAN_S = 24 * 3600.0
 
@@ -45,6 +49,16 @@ def cache_root() -> Path | None:
 def digest(*parts: str) -> str:
     """A short name for what an entry was made from."""
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
+
+
+def file_digests(states: Mapping[str, str]) -> NDArray[np.uint64]:
+    """(N, 2) hashes of names and states of files, sorted: which came, went or changed can be counted from two."""
+    pairs = sorted((_hash(name), _hash(state)) for name, state in states.items())
+    return np.array(pairs, np.uint64).reshape(len(pairs), 2)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
 class Draft:
@@ -85,7 +99,7 @@ class Draft:
         (self.folder / f"{name}.npy").unlink(missing_ok=True)
 
     def publish(self, meta: Mapping[str, Any]) -> None:
-        """Write the manifest, sync, and rename; entries of older states of this source go."""
+        """Write the manifest, sync, and rename; entries of older states of this source go, unless a run holds them."""
         files = {}
         for path in sorted(self.folder.glob("*.npy")):
             with path.open("rb+") as stream:
@@ -96,12 +110,17 @@ class Draft:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        if self.place.exists():
+        source, _, state = self.place.name.partition("-")
+        if find(source, state) is None:
             shutil.rmtree(self.place, ignore_errors=True)
-        os.replace(self.folder, self.place)
-        source = self.place.name.partition("-")[0]
+        try:
+            os.replace(self.folder, self.place)
+        except OSError:
+            if find(source, state) is None:
+                raise
+            self.discard()  # another process has made the same, which others may be reading by now
         for old in self.place.parent.glob(f"{source}-*"):
-            if old != self.place:
+            if old != self.place and not _is_held(old):
                 shutil.rmtree(old, ignore_errors=True)
 
     def discard(self) -> None:
@@ -113,6 +132,26 @@ class Entry:
 
     def __init__(self, place: Path, meta: Mapping[str, Any]) -> None:
         self.place, self.meta = place, meta
+
+    @property
+    def source(self) -> str:
+        return self.place.name.partition("-")[0]
+
+    def files(self) -> NDArray[np.uint64] | None:
+        """What `file_digests` made of the files, where the source lists any."""
+        return self.array(FILES, False) if (self.place / f"{FILES}.npy").exists() else None
+
+    def hold(self, folder: Path) -> None:
+        """Keep this entry for as long as a run's folder exists.
+
+        Raises: OSError where the cache cannot be written.
+        """
+        path = self.place / HELD
+        known = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+        line = str(folder.resolve())
+        if line not in known and "\n" not in line:
+            with path.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+                stream.write(f"{line}\n")
 
     def array(self, name: str, mapped: bool) -> Array:
         """An array in memory, or mapped copy-on-write: it can be handed to torch, and the file never changes."""
@@ -137,6 +176,22 @@ def find(source: str, state: str) -> Entry | None:
         return Entry(place, held["meta"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def find_all(source: str) -> list[Entry]:
+    """All entries of a source, of whatever state."""
+    root = cache_root()
+    places = [] if root is None else sorted(root.glob(f"{source}-*"))
+    found = (find(source, place.name.partition("-")[2]) for place in places)
+    return [entry for entry in found if entry is not None]
+
+
+def _is_held(place: Path) -> bool:
+    try:
+        lines = (place / HELD).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    return any(Path(line).is_dir() for line in lines)
 
 
 def _check(path: Path) -> int:

@@ -105,6 +105,7 @@ class Dataset:
         columns: names of a table's columns.
         found: what a scan of files found, JSON-ready (see `report`).
         fingerprint: SHA-256 over splits and labels.
+        source: what the cache calls the place and the options it was read with; empty where no copy is kept.
     """
 
     name: str
@@ -121,3 +122,4 @@ class Dataset:
     columns: tuple[str, ...] = ()
     found: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    source: str = ""

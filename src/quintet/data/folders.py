@@ -1,24 +1,23 @@
-"""Folders of images.
+"""Folders of images: what lies in them. Labels and splits are `layout`'s.
 
-Labels: the first folder below the root is the label, at any depth below it: `cats/2024/a.png` is of class `cats`.
-Files beside the folders have no label. A root with a folder `train` has official splits: `train`, `test` and
-`validation` (or `val`, `valid`) are parts, and labels are the first folders below those.
 Links are followed to files inside the root only, and never to folders. What is no image by its ending is left alone;
 everything else that is not used is listed with its reason.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections import Counter
 from pathlib import Path
 
-from quintet.core.errors import DataError, UsageError
+from quintet.core.errors import DataError
 from quintet.data import cache
 from quintet.data.arrays import Notes
-from quintet.data.assemble import SUFFIXES, Entry, FileNote, Part, Source, printable
+from quintet.data.assemble import SUFFIXES, Entry, FileNote, Source, printable
 from quintet.data.dataset import note
+from quintet.data.layout import MOST_TABLE, LabelFile, is_label_file, lay_out
 from quintet.data.options import DataOptions
 
 FOREIGN = (
@@ -26,13 +25,7 @@ FOREIGN = (
     "j2k", "jxl", "exr", "hdr", "dcm", "raw", "cr2", "nef", "dng", "xcf",
 )  # fmt: skip
 """Endings of pictures in formats that are not read."""
-PART_NAMES: dict[str, Part] = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "val": "validation",
-    "valid": "validation", "validation": "validation",
-}  # fmt: skip
 DEEPEST = 64
-MOST_LISTED = 1000
-"""Other files that are listed one by one."""
 
 
 def is_image_folder(path: Path) -> bool:
@@ -43,10 +36,9 @@ def is_image_folder(path: Path) -> bool:
 def find_images(path: Path, options: DataOptions) -> Source:
     """The images of a folder.
 
-    Raises: DataError if the folder cannot be read or holds no image files.
+    Raises: DataError if the folder or a label file cannot be read, or there are no image files; UsageError for a column
+        of labels where there is no label file.
     """
-    if options.label not in (None, "none"):
-        raise UsageError("data.folder_label", label=options.label)
     try:
         root = path.resolve(strict=True)
         with os.scandir(root):
@@ -55,30 +47,16 @@ def find_images(path: Path, options: DataOptions) -> Source:
         raise DataError("data.unreadable", path=path, why=error.strerror or error) from error
     walk = _Walk(root)
     walk.folder(root, "", 0)
-    top = sorted({name.split("/")[0] for name in [*walk.found, *walk.folders] if "/" in name or name in walk.folders})
-    split = any(PART_NAMES.get(name.lower()) == "train" for name in top)
-    entries, files, notes = [], walk.files, list[dict[str, str]]()
-    empty = {name for name in walk.folders if name.count("/") == (1 if split else 0)}
-    state = []
-    for name, size, mtime in sorted((name, *facts) for name, facts in walk.found.items()):
-        places = name.split("/")
-        part: Part = "train"
-        if split:
-            known = PART_NAMES.get(places[0].lower()) if len(places) > 1 else None
-            if known is None:
-                files.append(FileNote(name, "skipped", "beside_train"))
-                continue
-            part, places = known, places[1:]
-        label = places[0] if len(places) > 1 else None
-        empty.discard("/".join(name.split("/")[: 2 if split else 1]))
-        entries.append(Entry(name, root / name, None if options.label == "none" else label, part))
-        state.append(f"{name}\n{size}\n{mtime}")
-    if not entries:
-        others = ", ".join(f".{end} {count}" for end, count in walk.others.most_common(5)) or "-"
-        raise DataError("data.no_image_files", path=path, others=others)
-    said: Notes = list(notes)
-    if options.label != "none":
-        said += _label_notes(entries, empty, split)
+    if not walk.found:
+        raise _no_images(path, walk)
+    tables = _label_files(root, walk, options)
+    layout = lay_out(walk.found, walk.folders, tables, options)
+    if not layout.rows:
+        raise _no_images(path, walk)
+    entries = [Entry(name, root / name, label, part) for name, (part, label) in layout.rows.items()]
+    files = [*walk.files, *layout.files]
+    states = {name: f"{walk.found[name][0]}\n{walk.found[name][1]}" for name in layout.rows}
+    said: Notes = list(layout.notes)
     if walk.others:
         others = ", ".join(f".{end} ({count})" for end, count in walk.others.most_common(5))
         said.append(note("data.note_other_files", count=walk.others.total(), endings=others))
@@ -86,28 +64,56 @@ def find_images(path: Path, options: DataOptions) -> Source:
         name=path.name or root.name,
         kind="folder",
         place=str(root),
-        state=cache.digest(*state, *(f"{file.name}\n{file.reason}" for file in files)),
+        state=cache.digest(
+            *(f"{name}\n{state}" for name, state in states.items()),
+            *(f"{file.name}\n{file.reason}" for file in files),
+            *(f"{table.name}\n{hashlib.sha256(table.content).hexdigest()}" for table in tables),
+        ),
         entries=lambda: entries,
         files=tuple(sorted(files, key=lambda file: file.name)),
         notes=tuple(said),
-        facts={"other_files": dict(walk.others), "empty_folders": [printable(name) for name in sorted(empty)]},
+        facts={"other_files": dict(walk.others), "empty_folders": [printable(name) for name in layout.empty]},
+        states=states,
     )
 
 
-def _label_notes(entries: list[Entry], empty: set[str], split: bool) -> Notes:
-    notes: Notes = []
-    if split:
-        counts = Counter(entry.part for entry in entries)
-        notes.append(note("data.note_part_folders", parts=", ".join(f"{k} {v}" for k, v in counts.items())))
-    if empty:
-        shown = ", ".join(printable(name) for name in sorted(empty)[:10]) + (", ..." if len(empty) > 10 else "")
-        notes.append(note("data.note_empty_folders", count=len(empty), names=shown))
-    labels = {str(entry.label) for entry in entries if entry.label is not None}
-    folded = Counter(label.casefold() for label in labels)
-    twins = sorted(label for label in labels if folded[label.casefold()] > 1)
-    if twins:
-        notes.append(note("data.note_case", names=", ".join(printable(label) for label in twins[:10])))
-    return notes
+def _no_images(path: Path, walk: _Walk) -> DataError:
+    others = ", ".join(f".{end} {count}" for end, count in walk.others.most_common(5)) or "-"
+    return DataError("data.no_image_files", path=path, others=others)
+
+
+def _label_files(root: Path, walk: _Walk, options: DataOptions) -> list[LabelFile]:
+    """The label file that was asked for, or those that lie there.
+
+    Raises: DataError for one that cannot be read.
+    """
+    if "none" in (options.label_file, options.label):
+        return []
+    if options.label_file is None:
+        return [
+            LabelFile(name, name.rpartition("/")[0], read_label_file(root / name, name)) for name in sorted(walk.tables)
+        ]
+    path = Path(options.label_file)
+    if not path.is_file():
+        path = root / options.label_file
+    inside = path.resolve()
+    folder = inside.parent.relative_to(root).as_posix() if inside.is_relative_to(root) else "."
+    return [LabelFile(str(path), "" if folder == "." else folder, read_label_file(path, str(path)))]
+
+
+def read_label_file(path: Path, name: str) -> bytes:
+    """A label file's bytes.
+
+    Raises: DataError if it is not there, too large, or cannot be read.
+    """
+    try:
+        if path.stat().st_size > MOST_TABLE:
+            raise DataError("data.label_file_broken", path=name, why=f"it is larger than {MOST_TABLE >> 20} MiB")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("data.missing", path=path, cwd=Path.cwd()) from error
+    except OSError as error:
+        raise DataError("data.unreadable", path=path, why=error.strerror or error) from error
 
 
 class _Walk:
@@ -117,14 +123,18 @@ class _Walk:
         found: image file -> (size, mtime in ns), named relative to the root with slashes.
         folders: folders that were entered.
         files: what is not used, and why.
-        others: endings of files that are no images, and how many.
+        tables: files named like label files.
+        others: endings of other files that are no images, and how many.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # a snapshot in the hub's cache is a folder of links to blobs beside it
+        self.blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
         self.found: dict[str, tuple[int, int]] = {}
         self.folders: list[str] = []
         self.files: list[FileNote] = []
+        self.tables: list[str] = []
         self.others: Counter[str] = Counter()
 
     def folder(self, path: Path, below: str, depth: int) -> None:
@@ -161,6 +171,8 @@ class _Walk:
             self._list(name, "bad" if image else "skipped", "special")
         elif image:
             self._file(name, item.stat(follow_symlinks=False), item.path)
+        elif is_label_file(name):
+            self.tables.append(name)
         elif ending in FOREIGN:
             self._list(name, "bad", "format", format=ending.upper())
         else:
@@ -179,7 +191,7 @@ class _Walk:
         except (OSError, RuntimeError):
             self._list(name, "bad" if image else "skipped", "dangling")
             return
-        if not target.is_relative_to(self.root):
+        if not (target.is_relative_to(self.root) or target.is_relative_to(self.blobs)):
             self._list(name, "bad" if image else "skipped", "outside")
         elif stat.S_ISDIR(facts.st_mode):
             self._list(name, "skipped", "folder_link")

@@ -20,7 +20,11 @@ IMAGE_OPTIONS = (
     "size", "channels", "background", "frames", "policy", "levels", "allow_bad", "label", "max_pixels", "near",
     "memory_gib", "cache",
 )  # fmt: skip
+FILES_OPTIONS = (*IMAGE_OPTIONS, "label_file")
+"""Of images that are files of their own: folders and archives."""
 TABLE_OPTIONS = ("label", "columns", "drop")
+LABELS = ("label", "labels", "fine_label", "class", "y", "target", "category")
+"""Names of label columns, the first that there is."""
 
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
 
@@ -38,12 +42,13 @@ class DataOptions(Config):
             until the image fits and pads with the background, "stretch" changes the aspect.
         levels: 256, or 65536 to keep 16-bit images as they are.
         allow_bad: go on where more than a tenth of the files cannot be used.
-        label: column of the label (Parquet, tables); "none" leaves labels out.
+        label: column of the label (Parquet, tables, label files); "none" leaves labels out.
+        label_file: of a folder or an archive: the file with the labels (`layout`); "none" takes the folders anyway.
         columns, drop: columns of a table to read, or to leave out.
         max_pixels: an image with more is refused before it is decoded.
         near: look for near duplicates.
         memory_gib: arrays beyond this size are mapped from the cache; by default 2 or a quarter of memory.
-        cache: keep decoded images of 32 MiB or more in the user's cache folder.
+        cache: keep decoded images in the user's cache folder; a run goes on with that copy when files change (`begun`).
     """
 
     kind = "data"
@@ -55,6 +60,7 @@ class DataOptions(Config):
     levels: Literal[256, 65_536] = 256
     allow_bad: bool = False
     label: str | None = None
+    label_file: str | None = None
     columns: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     max_pixels: int = Field(default=89_478_485, ge=1, le=89_478_485)

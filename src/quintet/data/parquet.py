@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,18 @@ from quintet.data import cache
 from quintet.data.arrays import Notes
 from quintet.data.assemble import Entry, Part, Source
 from quintet.data.dataset import note
-from quintet.data.folders import PART_NAMES
-from quintet.data.options import DataOptions
+from quintet.data.layout import PART_NAMES
+from quintet.data.options import LABELS, DataOptions
 
-LABELS = ("label", "labels", "fine_label", "class", "y", "target", "category")
-"""Names of label columns, the first that there is."""
 BATCH = 128
 
 
-def parquet_files(path: Path) -> list[tuple[Path, Part]]:
-    """The Parquet files at a path and the split of each, in the order of their names."""
+def parquet_files(path: Path, chosen: Sequence[Path] | None = None) -> list[tuple[Path, Part]]:
+    """The Parquet files at a path, or the chosen ones below it, and the split of each, in the order of their names."""
     if path.is_file():
         return [(path, "train")]
-    files = sorted(file for file in path.rglob("*.parquet") if not _hidden(file.relative_to(path)))
+    found = path.rglob("*.parquet") if chosen is None else chosen
+    files = sorted(file for file in found if not _hidden(file.relative_to(path)))
     return [(file, _part(file.relative_to(path))) for file in files]
 
 

@@ -17,6 +17,7 @@ from quintet.data.toy import TOYS, open_toy
 
 ARRAY_FILES = (".npz", ".npy")
 TEXT_TABLES = (".csv", ".tsv")
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 XY = 2
 DATA = "../shared/data"
 """Where data sets are found by name unless QUINTET_DATA says otherwise."""
@@ -27,9 +28,9 @@ def open_dataset(data: Any, options: DataOptions | Mapping[str, Any] | Sequence[
 
     Args:
         data: "digits"; "toy:NAME"; the name of a folder in $QUINTET_DATA ("fashion_mnist"); a path to a folder of
-            images, a folder of Parquet files, or a `.parquet`, `.csv`, `.npz` (arrays x, optionally y, x_test, y_test)
-            or `.npy` file; "hf:owner/name"; an array; a tuple (x, y); a mapping with "x" and optionally "y", "x_test",
-            "y_test"; or a Dataset, returned as it is.
+            images, a folder of Parquet files, an archive of images, or a `.parquet`, `.csv`, `.npz` (arrays x,
+            optionally y, x_test, y_test) or `.npy` file; "hf:owner/name"; an array; a tuple (x, y); a mapping with "x"
+            and optionally "y", "x_test", "y_test"; or a Dataset, returned as it is.
         options: how to read it, as DataOptions, fields, or "size=64" pairs.
     Raises: DataError for what cannot be read or used, saying what and what to do; UsageError for options that the
         source does not know.
@@ -60,13 +61,19 @@ def _open_name(text: str, options: DataOptions) -> Dataset:
     if text.startswith("hf:"):
         from quintet.data.hub import download
 
-        return _open_folder(download(text.removeprefix("hf:")), options, text)
+        folder, *files = download(text.removeprefix("hf:"))
+        return _open_parquet(folder, files, options, text)
     if not path.exists() and Path(text).name == text:
         named = Path(os.environ.get("QUINTET_DATA", DATA)) / text
         if named.is_dir():
             path = named
     if path.is_dir() or suffix == ".parquet":
         return _open_folder(path, options)
+    if path.name.lower().endswith(ARCHIVES):
+        from quintet.data.archives import find_archive_images
+        from quintet.data.assemble import assemble
+
+        return assemble(find_archive_images(path, options), options)
     if suffix in TEXT_TABLES:
         from quintet.data.tables import open_text_table
 
@@ -77,10 +84,8 @@ def _open_name(text: str, options: DataOptions) -> Dataset:
     raise DataError("data.unknown_source", name=text, toys=", ".join(TOYS), place=os.environ.get("QUINTET_DATA", DATA))
 
 
-def _open_folder(path: Path, options: DataOptions, name: str = "") -> Dataset:
+def _open_folder(path: Path, options: DataOptions) -> Dataset:
     """A folder of images, or Parquet files; pyarrow and Pillow are imported for those only."""
-    from quintet.data.assemble import assemble
-
     if path.is_dir():
         from quintet.data.folders import find_images, is_image_folder
 
@@ -89,12 +94,20 @@ def _open_folder(path: Path, options: DataOptions, name: str = "") -> Dataset:
         except OSError as error:
             raise DataError("data.unreadable", path=path, why=error.strerror or error) from error
         if plain:
-            return assemble(find_images(path, options), options)
-    from quintet.data.parquet import find_parquet_images, image_column, open_columns, parquet_files
+            from quintet.data.assemble import assemble
 
+            return assemble(find_images(path, options), options)
     if not path.exists():
         raise DataError("data.missing", path=path, cwd=Path.cwd())
-    files = parquet_files(path)
+    return _open_parquet(path, None, options)
+
+
+def _open_parquet(path: Path, chosen: Sequence[Path] | None, options: DataOptions, name: str = "") -> Dataset:
+    """A Parquet file, those below a folder, or the chosen ones of them: images or a table."""
+    from quintet.data.assemble import assemble
+    from quintet.data.parquet import find_parquet_images, image_column, open_columns, parquet_files
+
+    files = parquet_files(path, chosen)
     if not files:
         raise DataError("data.no_image_files", path=path, others="-")
     schema = open_columns(files)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from quintet.core.errors import DataError
 from quintet.data.arrays import Notes, open_arrays
 from quintet.data.assemble import Part
 from quintet.data.dataset import Dataset, note
-from quintet.data.options import DataOptions
-from quintet.data.parquet import LABELS
+from quintet.data.options import LABELS, DataOptions
 
 DELIMITERS = (",", ";", "\t", "|")
 NAMED = {",": ",", ";": ";", "\t": "tab", "|": "|"}
@@ -54,6 +54,36 @@ def open_text_table(path: Path, options: DataOptions) -> Dataset:
     content = _utf8(content, path, notes)
     table = _parse(content, path, notes)
     return _dataset(path.stem, str(path), [(table, "train")], options, notes)
+
+
+def read_columns(
+    path: Path, columns: Sequence[str], dims: int, options: DataOptions
+) -> tuple[NDArray[np.float64], NDArray[Any] | None]:
+    """The numbers and the labels of one table, for data that are known already.
+
+    Args:
+        columns: to look for by name; where the table has none of them, its own columns count in their order.
+        dims: how many there must be.
+    Raises: DataError for missing columns, another number of them, or what is no number.
+    """
+    notes: Notes = []
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pq.read_table(path, partitioning=None)
+        else:
+            table = _parse(_utf8(path.read_bytes(), path, notes), path, notes)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError("data.unreadable", path=path, why=" ".join(str(error).split())[:200]) from error
+    names = table.column_names
+    label = _label(names, options)
+    known = [name for name in columns if name in names]
+    chosen = known if known else [name for name in names if name != label]
+    if known and len(known) < len(columns):
+        missing = next(name for name in columns if name not in names)
+        raise DataError("data.no_column", path=path, column=missing, known=", ".join(names))
+    if len(chosen) != dims:
+        raise DataError("given.columns", path=path, count=len(chosen), dims=dims)
+    return _numbers(table, chosen, str(path)), _labels(table, label, str(path)) if label is not None else None
 
 
 def open_parquet_table(name: str, path: Path, files: list[tuple[Path, Part]], options: DataOptions) -> Dataset:

@@ -128,7 +128,14 @@ class CausalTransformer(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CausalTransformerConfig(CausalNetworkConfig):
-    """See CausalTransformer."""
+    """See CausalTransformer.
+
+    Attributes:
+        width: of a token's vector.
+        depth: number of blocks.
+        heads: of attention; they divide the width.
+        hidden: width of each block's feed-forward layer.
+    """
 
     kind = "causal-transformer"
     width: int = Field(default=128, ge=1)

@@ -152,7 +152,7 @@ class DiTConfig(NetworkConfig):
     Attributes:
         patch: rows and columns of pixels of a token.
         width: of the residual stream.
-        depth: blocks.
+        depth: number of blocks.
         heads: of attention; they divide the width, and 4 divides what each gets.
         hidden: width of the feed-forward layers.
         context: width of the vector of time and conditions.

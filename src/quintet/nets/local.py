@@ -287,7 +287,7 @@ class LocalConfig(TokenNetworkConfig):
 
     Attributes:
         width: of the residual stream.
-        depth: blocks.
+        depth: number of blocks.
         hidden: channels inside a block.
         head: width of the layer before the outputs.
         window: rows and columns that a block's convolution sees, the last row being the pixel's own.

@@ -116,7 +116,7 @@ class LstmConfig(TokenNetworkConfig):
 
     Attributes:
         width: of the entry and of each layer's memory.
-        depth: layers.
+        depth: number of layers.
         reach: grid neighbours within this distance are seen as numbers.
         waves: pairs of cosine and sine by which a level is described, each twice as fast as the one before.
         nominal: the token before also has a learned embedding of its own; without it levels are numbers only.

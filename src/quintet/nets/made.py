@@ -136,7 +136,13 @@ class MADE(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MADEConfig(CausalNetworkConfig):
-    """See MADE. `depth` counts hidden layers."""
+    """See MADE.
+
+    Attributes:
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        zero_output: begin with an output of zero, whatever the input.
+    """
 
     kind = "made"
     width: int = Field(default=128, ge=1)

@@ -105,7 +105,17 @@ class Mixer(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MixerConfig(NetworkConfig):
-    """See Mixer: `hidden` along the channels, `patch_hidden` along the patches, `context` the modulation's vector."""
+    """See Mixer.
+
+    Attributes:
+        patch: side of a patch in pixels.
+        width: of a patch's vector.
+        depth: number of blocks.
+        hidden: width of the layer along the channels.
+        patch_hidden: width of the layer along the patches.
+        context: width of the vector of time and conditions that modulates the blocks.
+        dropout: share of hidden units left out in training.
+    """
 
     kind = "mixer"
     patch: int = Field(default=2, ge=1)

@@ -90,7 +90,15 @@ class MLP(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MLPConfig(NetworkConfig):
-    """See MLP. `depth` counts hidden layers; `octaves` of sines and cosines of the input are put beside it."""
+    """See MLP.
+
+    Attributes:
+        width: units of a hidden layer.
+        depth: number of hidden layers.
+        zero_output: begin with an output of zero, whatever the input.
+        activation: between the layers.
+        octaves: of sines and cosines of the input that are put beside it; 0 for none.
+    """
 
     kind = "mlp"
     width: int = Field(default=256, ge=1)
@@ -186,7 +194,16 @@ class ResidualMLP(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ResidualMLPConfig(NetworkConfig):
-    """See ResidualMLP. `context` is the width of the time and condition vector; `octaves` as in MLP."""
+    """See ResidualMLP.
+
+    Attributes:
+        width: of the residual stream.
+        depth: number of blocks.
+        hidden: width of each block's hidden layer.
+        context: width of the vector of time and conditions that modulates the blocks.
+        dropout: share of hidden units left out in training.
+        octaves: of sines and cosines of the input that are put beside it; 0 for none.
+    """
 
     kind = "residual-mlp"
     width: int = Field(default=256, ge=1)

@@ -64,7 +64,11 @@ class PlainConv(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlainConvConfig(NetworkConfig):
-    """See PlainConv."""
+    """See PlainConv.
+
+    Attributes:
+        width: channels of the hidden layers.
+    """
 
     kind = "plain-conv"
     width: int = Field(default=128, ge=1)

@@ -160,7 +160,7 @@ class TransformerConfig(TokenNetworkConfig):
 
     Attributes:
         width: of the residual stream.
-        depth: blocks.
+        depth: number of blocks.
         heads: of attention; they divide the width.
         hidden: width of the feed-forward layers.
         reach: grid neighbours within this distance are seen as numbers.
