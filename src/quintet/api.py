@@ -519,7 +519,8 @@ def plan_evaluate(
     if values not in ("auto", *RANGES):
         raise UsageError("given.values", text=values)
     several = sources if isinstance(sources, list) else [sources]
-    if labels is not None and labels != "none" and len(several) > 1:
+    labelled = not isinstance(labels, str) or labels != "none"
+    if labels is not None and labelled and len(several) > 1:
         raise UsageError("evaluate.one_source")
     read = read_options(options)
     look = replace(read, size="auto", levels=256) if dataset.spec.kind == "image" else read

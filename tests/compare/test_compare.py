@@ -38,7 +38,7 @@ def broken(name: str, error: BaseException | int) -> Recipe:
             raise error  # type: ignore[misc]
 
         kind = type(stage.model)
-        bad = type("Bad", (kind,), {"build": build})
+        bad = type("Bad", (kind,), {"build": build, "kind": f"vae-{name}"})
         fields = {f: getattr(stage.model, f) for f in kind.__dataclass_fields__}
         return (replace(stage, model=bad(**fields)),)
 

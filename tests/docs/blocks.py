@@ -4,9 +4,9 @@ Python blocks of a page run one after another in one folder with common names, a
 with a title is written to the file of that name. Lines of bash blocks are commands of ours, make, torchrun or pip.
 
 What runs is what stands on the page, but small:
-    trainings       4 steps instead of any budget, one seed, one thread; `compare` without named recipes trains two.
+    trainings       4 steps instead of any budget, one seed, one thread; `compare` without named recipes trains three.
                     Where a page trains the same model a second way, that run gets a folder of its own.
-    judging         64 samples; judge networks and baselines are trained for 4 steps.
+    judging         64 samples; judge networks and baselines are trained for 4 steps; no report.html is drawn.
     pictures        of 8 pixels, where an option says more.
     commands        `train` and `compare` are planned (`--dry-run`, with the budget of the page), unless a later line of
                     the page needs what they leave behind; all others run. /shared is the current folder.
@@ -22,6 +22,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ FENCE = re.compile(
     r"^(?P<pad> *)```(?P<lang>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^(?P=pad)```$", re.S | re.M
 )
 SKIP = re.compile(r"<!-- not run: (?P<why>.+?) -->\s*$")
-RECIPES, BUDGET, SAMPLES, NETWORK_STEPS = ("gan", "flow-matching"), "4steps", 64, 4
+RECIPES, BUDGET, SAMPLES, NETWORK_STEPS = ("gan", "flow-matching", "gpt"), "4steps", 64, 4
 TRAINING = ("train", "compare")
 PLANNED = (*TRAINING, "demo", "articles")
 
@@ -119,6 +120,8 @@ def small(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(api, "plan_compare", plan_compare)
     patch.setattr(api, "train_job", train_job)
+    patch.setattr(api, "rewrite", lambda folder: None)
+    patch.setattr(api, "rewrite_evaluation", lambda folder: None)
     patch.setattr(network, "_fit", few_steps)
     patch.setattr(Local, "STEPS", NETWORK_STEPS)
     for module, name in (
@@ -261,9 +264,10 @@ def samples(folder: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / str(label) / f"{i}.png")
 
 
-def archive(path: Path) -> None:
+def archive(make: Callable[[Path], None], path: Path) -> None:
+    """A folder that `make` fills, as a zip file."""
     made = path.with_suffix("")
-    samples(made)
+    make(made)
     shutil.make_archive(str(made), "zip", made)
 
 
@@ -293,7 +297,8 @@ WORLD: tuple[tuple[str, str, Callable[[Path], None]], ...] = (
     (r"\bdata\.npz", "data.npz", array),
     (r"(?<![\w/])samples/", "samples", samples),
     (r"\btheirs\.npz", "theirs.npz", array),
-    (r"\bours\.zip", "ours.zip", archive),
+    (r"\bours\.zip", "ours.zip", partial(archive, samples)),
+    (r"\bothers\.zip", "others.zip", partial(archive, pictures)),
     (r"\bfashion_mnist\b", "data/fashion_mnist", parquet),
     (r"\bruns/digits(?![\w-])", "runs/digits", comparison),
 )

@@ -59,6 +59,12 @@ def test_a_run_with_classes_from_outside_is_read_once_they_are_known() -> None:
     assert decode(stored, KINDS) == WHOLE
 
 
+def test_a_class_without_a_kind_of_its_own_is_its_parent_s() -> None:
+    variant = type("Variant", (Part,), {})
+    add_kinds([Part, variant])
+    assert KINDS["test-part"] is Part
+
+
 def test_a_class_that_was_defined_again_replaces_itself_and_another_one_is_refused() -> None:
     def define(name: str, kind: str) -> Any:
         return type(name, (Config,), {"kind": kind, "__module__": "notebook", "__qualname__": name})

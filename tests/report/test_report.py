@@ -164,6 +164,8 @@ def test_every_key_is_used() -> None:
         "metric",
         "stability",
         "steadiness",
+        "calibration",
+        "ledgers",
         "generation",
         "likelihood",
         "articles",
@@ -171,6 +173,7 @@ def test_every_key_is_used() -> None:
         "protocol",
     }
     built = {"copies.near", "copies.far", "copies.quotient"}
+    built |= {"charts.x_flops_log", "charts.x_seconds_log"}
     built |= {f"verdicts.front_{name}" for name in ("sampling", "training", "likelihood")}
     for key in catalogue():
         assert key.split(".")[0] in open_sections or f'"{key}"' in source or key in built, key

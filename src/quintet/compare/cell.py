@@ -349,8 +349,10 @@ def reconstruction(model: Model[Any], codec: Codec, reference: Reference) -> dic
 
 def lost_inverse(model: Model[Any], codec: Codec, dataset: Dataset) -> list[dict[str, Any]]:
     """An event if a model whose latents are exact does not find its way back on test examples."""
-    if not (isinstance(model, HasLatent) and isinstance(model, HasLogProb) and model.likelihood == "exact"):
+    exact = isinstance(model, HasLatent) and isinstance(model, HasLogProb) and model.likelihood == "exact"
+    if not exact or not len(dataset.test):
         return []
+    assert isinstance(model, HasLatent)
     device = next(model.parameters()).device
     x = codec.encode(torch.from_numpy(dataset.test.x[:INVERTED]).to(device))
     cond = {name: torch.from_numpy(value[:INVERTED]).to(device) for name, value in dataset.test.labels.items()}
@@ -677,6 +679,4 @@ def _stability(
     found = metrics.get("recall" if known is None else "modes")
     collapsed = found is not None and found.value is not None and found.value < 0.5 * (known or 0.2)
     jumps, watched = count_spikes(lines)
-    return Stability(
-        collapsed=collapsed, skipped_steps=skipped, spikes=jumps, watched=watched, events=events + more
-    )
+    return Stability(collapsed=collapsed, skipped_steps=skipped, spikes=jumps, watched=watched, events=events + more)

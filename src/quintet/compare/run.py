@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from quintet.compare.standing import standing
 from quintet.compare.summary import summarize
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
+from quintet.core.config import classes
 from quintet.core.errors import DataError, Interrupted, ResourceError, UsageError
 from quintet.core.interrupt import graceful
 from quintet.core.ladders import Ladder
@@ -53,6 +55,7 @@ from quintet.data.dataset import Dataset
 from quintet.data.report import FILE as DATA_REPORT
 from quintet.data.report import describe_data, write_data_report
 from quintet.recipes.load import CONFIG, LOG, RESULT
+from quintet.recipes.registry import add_kinds
 from quintet.train.run import warm_up
 
 COMPARE = "compare.json"
@@ -372,6 +375,9 @@ def plan(
         settled = forecast(len(fitting), seeds or 3, budget, dims=dims)
     else:
         settled = solve(len(fitting), seeds, within or WITHIN, dims=dims, sensitivity=sensitivity is not False)
+    for recipe in fitting:  # a user's own: this process will read its runs; if it cannot be built, its cell says why
+        with suppress(Exception):
+            add_kinds(classes(recipe.stages(dataset.spec, settled.budget)))
     return Comparison(
         folder,
         dataset,

@@ -94,11 +94,14 @@ KINDS: dict[str, type[Config]] = _kinds((codecs, *_modules(nets), *_modules(fami
 def add_kinds(found: Iterable[type[Config]]) -> None:
     """Make config classes from outside known to this process, so that runs which hold them can be read.
 
-    A class that was defined again (in a notebook) takes the place of the earlier one.
+    A class that was defined again (in a notebook) takes the place of the earlier one; one without a kind of its own is
+    read as the class that it derives from.
 
     Raises: UsageError for a kind that is another class's.
     """
     for cls in found:
+        if "kind" not in vars(cls):
+            continue
         known = KINDS.get(cls.kind, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UsageError("recipe.kind", kind=cls.kind, mine=cls.__qualname__, known=known.__qualname__)
