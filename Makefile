@@ -18,8 +18,8 @@ demo: setup
 	$(BIN)/quintet demo
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/hooks.py
+	$(BIN)/ruff format --check src tests benchmarks docs/hooks.py
 	$(BIN)/mypy
 
 test: lint
@@ -33,9 +33,11 @@ bench: setup
 	$(BIN)/python benchmarks/start_up.py
 	for race in $(RACES); do $(BIN)/python benchmarks/$$race.py $(RACE_OPTIONS) || exit 1; done
 
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
-	$(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --quiet --strict -f mkdocs.zh.yml
 
 clean:
 	rm -rf $(VENV) site dist build
