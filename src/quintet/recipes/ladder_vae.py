@@ -60,13 +60,12 @@ def _image(spec: DataSpec) -> Stage:
                 patch=side,
             ),
             likelihood=likelihood,
-            beta=(0.7,) if side == 1 else (1.0, 1.0, 1.0, 1.0, 0.7),  # five groups; the last holds texture
+            beta=(0.7,) if side < 4 else (1.0, 1.0, 1.0, 1.0, 0.7),  # five groups; the last holds texture
             free_bits=(0.5,),
             kl_warmup=0.3,
             sampling=VaeSampling(noise=1.0 if side == 1 else 0.0),
         ),
-        # steps count for more than examples a step: half the batch, twice the steps gave better samples in equal time
-        train=TrainConfig(batch=max(16, 64 // side), optimizers={"model": OptimizerConfig(lr=3e-3)}),
+        train=TrainConfig(batch=64 if side < 4 else 16, optimizers={"model": OptimizerConfig(lr=3e-3)}),
     )
 
 
