@@ -233,7 +233,7 @@ def test_many_large_members_are_decoded_a_few_at_a_time() -> None:
     assert [len(task) for task in _tasks(entries[::2] * 4, lambda entry: entry)] == [TASK, TASK, 16]
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), ending=st.sampled_from(ENDINGS))
 def test_any_damage_ends_in_a_data_error_or_data(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, ending: str

@@ -139,7 +139,7 @@ def test_levels_are_inferred_and_shown(values, levels, origin, step):
     assert any(text["en"].startswith(f"{levels} levels") for text in dataset.notes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     low=st.floats(-100, 100),
     step=st.floats(1e-3, 50),
@@ -278,7 +278,7 @@ def test_truncated_and_flipped_files(tmp_path, suffix):
         refused(file, "data.broken", file)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_damage_ends_in_a_data_error_or_data(tmp_path_factory, data):
     file = tmp_path_factory.mktemp("fuzz") / f"x{data.draw(st.sampled_from(['.npz', '.npy']))}"

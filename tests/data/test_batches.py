@@ -33,7 +33,7 @@ def noisy(split, batch, seed=3, **more):
     return Batches(split, DequantizedPixelCodecConfig().empty(RAW), batch, seed, **more)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 50), batch=st.integers(1, 130), seed=st.integers(0, 10**6))
 def test_every_epoch_visits_each_example_once(n, batch, seed):
     batches = exact(images(n), batch, seed)
@@ -65,7 +65,7 @@ def test_contents_belong_to_the_index():
         assert torch.equal(got.cond["label"], torch.from_numpy(split.labels["label"])[got.index])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(5, 60), batch=st.integers(2, 150), data=st.data())
 def test_processes_share_one_batch(n, batch, data):
     """Any cut of the rows gives the rows of the whole: same examples, same noise, same augmentation."""

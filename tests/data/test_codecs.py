@@ -149,7 +149,7 @@ def test_tokens_are_in_document_order():
     assert codec.log_det(codec.encode(x)).tolist() == [0.0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e4), offset=st.floats(-100, 100))
 def test_standardised_columns(seed, scale, offset):
     x = torch.randn(300, 3, generator=torch.Generator().manual_seed(seed)) * scale + offset * scale
@@ -161,7 +161,7 @@ def test_standardised_columns(seed, scale, offset):
 
 
 @pytest.mark.parametrize("spacing", ["quantile", "uniform"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), bins=st.integers(2, 300), atoms=st.booleans())
 def test_bins_are_an_exact_density(spacing, seed, bins, atoms):
     generator = torch.Generator().manual_seed(seed)

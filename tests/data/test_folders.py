@@ -523,7 +523,7 @@ def test_options_that_mean_nothing_are_refused(tmp_path):
 # Random trees
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_trees_open_or_are_refused(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("tree")

@@ -374,13 +374,13 @@ MAGIC = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff\xe0", "WEBP": b"RIF
          "TIFF": b"II*\0\x08\0\0\0", "GIF": b"GIF89a"}  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(kind=st.sampled_from(FORMATS), tail=st.binary(max_size=300), frames=st.sampled_from(["first", "all"]))
 def test_random_bytes_are_refused_or_read(kind, tail, frames):
     _survives(MAGIC[kind] + tail, DataOptions(frames=frames, max_pixels=10**6))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     kind=st.sampled_from(FORMATS),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),

@@ -151,7 +151,7 @@ def test_a_file_that_was_asked_for_must_be_of_use() -> None:
     assert said(lay_out(["a.png"], [], [table("file_name,label\nb.png,1")], DEFAULT), "none of its rows (1)")
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(content=st.binary(max_size=200), head=st.sampled_from([b"", b"file_name,label\n", b'{"file_name": "a.png", ']))
 def test_random_bytes_are_read_or_refused(content: bytes, head: bytes) -> None:
     for name in ("labels.csv", "metadata.jsonl", "labels.tsv"):
@@ -162,7 +162,7 @@ def test_random_bytes_are_read_or_refused(content: bytes, head: bytes) -> None:
         assert set(layout.rows) <= {"a.png", "b/c.png"}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(order=st.permutations(range(20)), seed=st.integers(0, 1000))
 def test_neither_order_of_files_nor_of_rows_plays_a_role(order: list[int], seed: int) -> None:
     kinds = np.random.default_rng(seed).integers(0, 3, 20)

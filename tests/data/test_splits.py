@@ -53,7 +53,7 @@ def test_digits_is_cut_by_the_hash_and_is_always_the_same():
     assert last_test < first_train
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     examples=st.integers(20, 400),

@@ -158,7 +158,7 @@ def test_wine_quality(monkeypatch):
     refused(DATA / "adult", "data.table_words", "workclass")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(content=st.one_of(st.binary(max_size=200), st.text('0123456789,;.\n"ab-\t ', max_size=200).map(str.encode)))
 def test_random_text_is_read_or_refused(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("t") / "t.csv"

@@ -29,7 +29,8 @@ from quintet.nets.strided import StridedConfig
 
 MLP_PIXELS = 256
 GAMMA = 2 / 28**2  # a pixel, as in Karras et al. 2020 (arXiv:2006.06676, appendix C); tuned at 28 x 28
-SMALL, LARGE = (48, 96, 192), (24, 48, 96, 192)  # channels after each halving, up to 32 pixels a side and above
+SMALL, LARGE = (32, 64, 128), (24, 48, 96, 192)  # channels after each halving, up to 32 pixels a side and above
+MOST_CLASSES = 32  # a classifier of more collapses the classes it cannot tell yet (Kang et al. 2021, arXiv:2111.01118)
 
 
 def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
@@ -80,6 +81,7 @@ def images(spec: DataSpec) -> Stage:
             gamma=gamma,
             gamma_end=gamma / 2,
             penalty_every=4,
+            classifier=1.0 if sum(spec.conditions.values()) <= MOST_CLASSES else 0.0,
             augment_kinds=("shift", "colour", "cutout"),
             augment=0.4,
             augment_epochs=20.0,

@@ -215,7 +215,7 @@ def test_labels_change_both_players_and_minus_one_is_absence():
     a, b, c, d = (model.sample(n, cond, rng=Rng(0, "s")) for cond in (zero, one, none, None))
     assert not torch.allclose(a, b)
     assert torch.equal(c, d)
-    logits = [model.discriminator(a, cond) for cond in (zero, one, none, {})]
+    logits = [model.discriminator(a, cond)[0] for cond in (zero, one, none, {})]
     assert logits[0].shape == (n,)
     assert not torch.allclose(logits[0], logits[1])
     assert torch.equal(logits[2], logits[3])
@@ -228,6 +228,28 @@ def test_class_dropout_hides_the_stated_share_for_both_players():
     assert hidden == pytest.approx(0.3, abs=0.04)  # 5.5 standard errors
     kept = turn.shared.cond["label"] != -1
     assert torch.equal(turn.shared.cond["label"][kept], turn.batch.cond["label"][kept])
+
+
+def test_a_classifier_of_real_examples_guides_both_players():
+    weight, n = 0.7, 12
+    model, plain = build(classifier=weight), build()
+    assert not plain.discriminator.classes
+    turn = turn_of(model, n=n)
+    turn.batch.cond["label"][:3] = -1  # hidden: they cost nothing, and count in the mean
+    told = [player.loss(turn) for player in model.players()]
+    known = turn.batch.cond["label"][3:]
+    _, real = model.discriminator(turn.batch.x, {})
+    expected = -real["label"].log_softmax(1)[range(3, n), known].sum() / n
+    assert told[0].parts["classes_nats"].item() == pytest.approx(expected.item())
+    penalties = 0.5 * model.gamma * (told[0].parts["r1_sq_norm"] + told[0].parts["r2_sq_norm"])
+    rest = told[0].total - told[0].parts["adversarial_nats"] - penalties
+    assert rest.item() == pytest.approx(weight * expected.item())
+    shown = turn.shared.cond["label"]
+    _, fake = model.discriminator(turn.shared.x, {})
+    expected = -fake["label"].log_softmax(1)[range(n), shown.clamp_min(0)][shown >= 0].sum() / n
+    assert told[1].parts["classes_nats"].item() == pytest.approx(expected.item())
+    rest = told[1].total - told[1].parts["adversarial_nats"]
+    assert rest.item() == pytest.approx(weight / 2 * expected.item())
 
 
 def test_truncation_scales_the_latent():
@@ -282,7 +304,7 @@ def test_bound_holds_and_is_reached_smoothly():
 def test_noise_has_its_standard_deviation_and_differs_between_turns():
     model = build(VECTOR, noise=0.3)
     seen = []
-    model.discriminator.forward = lambda x, cond: seen.append(x.detach()) or x.sum(1)
+    model.discriminator.forward = lambda x, cond: seen.append(x.detach()) or (x.sum(1), {})
     turn = turn_of(model, n=4000)
     for player in model.players():
         player.loss(turn)
@@ -334,7 +356,7 @@ def test_diversity_ratio_sees_collapse(labelled):
 
 def test_detectors_tell_a_winning_discriminator():
     model = build(VECTOR)
-    model.discriminator.forward = lambda x, cond: x[:, 0]
+    model.discriminator.forward = lambda x, cond: (x[:, 0], {})
     x = torch.full((8, 2), 5.0, dtype=torch.float64)
     turn = Turn(0, 0.0, Batch(x, torch.arange(8)), Rng(0, "train", 0))
     turn = replace(turn, shared=type(model.shared(turn))(-x, {}))

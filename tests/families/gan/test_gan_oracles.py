@@ -48,8 +48,8 @@ class Slope(nn.Module):
         super().__init__()
         self.psi = nn.Parameter(torch.tensor(psi, dtype=F64))
 
-    def forward(self, x: Tensor, cond: object) -> Tensor:
-        return self.psi * x[:, 0]
+    def forward(self, x: Tensor, cond: object) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.psi * x[:, 0], {}
 
 
 def make(generator, discriminator, loss, dims=1, latent=1, gamma=0.0):
@@ -362,8 +362,8 @@ class Quadratic(nn.Module):
         self.a = nn.Parameter(torch.zeros(dims, dims, dtype=F64))
         self.b = nn.Parameter(torch.zeros(dims, dtype=F64))
 
-    def forward(self, x: Tensor, cond: object) -> Tensor:
-        return ((x @ self.a) * x).sum(1) + x @ self.b
+    def forward(self, x: Tensor, cond: object) -> tuple[Tensor, dict[str, Tensor]]:
+        return ((x @ self.a) * x).sum(1) + x @ self.b, {}
 
 
 class Affine(nn.Module):

@@ -1,7 +1,8 @@
 """Generative adversarial networks: a generator draws examples in one step, a discriminator judges them.
 
 What it is: two players over any two networks, with any adversarial loss, zero-centred gradient penalties on real and
-fake examples, and labels by embedding in the generator and by projection in the discriminator.
+fake examples, and labels by embedding in the generator, by projection in the discriminator and, where wanted, by a
+classifier on the discriminator's features.
 What it is not: a likelihood or an encoder (a GAN has neither), or a network.
 
 Detectors, asked at every preview (`watch`):
@@ -19,9 +20,9 @@ Among the parts of the losses, beside diversity_ratio:
                         mean squared gradient norm per example; falls to 0 where the discriminator gives no signal.
 
 Sources: Huang et al. 2024, arXiv:2501.05441 (loss, penalties, schedules); Miyato & Koyama 2018, arXiv:1802.05637
-(projection); Zhao et al. 2020, arXiv:2006.10738 and Karras et al. 2020, arXiv:2006.06676 (augmentation of both real and
-fake examples); Brock et al. 2019, arXiv:1809.11096 (truncation, here by scaling z); Arora et al. 2018,
-arXiv:1706.08224 (birthday test).
+(projection); Odena et al. 2017, arXiv:1610.09585 (auxiliary classifier); Zhao et al. 2020, arXiv:2006.10738 and
+Karras et al. 2020, arXiv:2006.06676 (augmentation of both real and fake examples); Brock et al. 2019, arXiv:1809.11096
+(truncation, here by scaling z); Arora et al. 2018, arXiv:1706.08224 (birthday test).
 """
 
 from __future__ import annotations
@@ -85,16 +86,18 @@ class Discriminator(nn.Module):
         body: (x (B, *E), {}) -> (B, width).
         width: number of features.
         conditions: name -> number of classes.
+        classify: whether linear layers tell the classes from the same features (arXiv:1610.09585).
     """
 
-    def __init__(self, body: nn.Module, width: int, conditions: Mapping[str, int]) -> None:
+    def __init__(self, body: nn.Module, width: int, conditions: Mapping[str, int], classify: bool = False) -> None:
         super().__init__()
         self.body, self.width = body, width
         self.weight = nn.Parameter(torch.randn(width))
         self.labels = nn.ModuleDict({name: nn.Embedding(n + 1, width) for name, n in sorted(conditions.items())})
+        self.classes = nn.ModuleDict({name: nn.Linear(width, n) for name, n in sorted(conditions.items()) if classify})
 
-    def forward(self, x: Tensor, cond: Cond) -> Tensor:
-        """(B,) logits."""
+    def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of (B, *E) examples: (B,) logits, given the labels; and condition -> (B, classes) logits, not given them."""
         features = F.leaky_relu(full(self.body(x, {})), 0.2)  # (B, width)
         direction = self.weight  # (width,) or (B, width)
         for name, table in self.labels.items():
@@ -105,7 +108,7 @@ class Discriminator(nn.Module):
                 label = torch.full((len(x),), hidden, device=x.device)
             direction = direction + table(torch.where(label == UNCONDITIONAL, hidden, label))
         logits: Tensor = (features * direction).sum(1) * self.width**-0.5
-        return logits
+        return logits, {name: head(features) for name, head in self.classes.items()}
 
 
 class GAN(Model[GANSampling], HasTrace, HasWatch):
@@ -114,10 +117,13 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
     Args:
         spec: of continuous data with about unit scale.
         generator: (z (B, latent), cond) -> (B, *spec.shape).
-        discriminator: (x, cond) -> (B,) logits.
+        discriminator: see Discriminator.
         loss: of both players.
         latent: width of z.
         gamma, gamma_end: weight of the gradient penalties (gamma / 2 each) at the start and at the end of training.
+        classifier: weight of the discriminator's classification of real examples in its loss, in nats; the generator's
+            loss has half of it for examples that are taken for another class. Labels are obeyed far sooner, at some
+            expense of variety within a class; 0 for none.
         class_dropout: share of rows, real and fake alike, whose conditions are hidden, so that unconditional
             sampling is learned.
         augment: largest probability of each kind of change of the discriminator's input images.
@@ -150,6 +156,7 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         coins: int,
         bound: float | None,
         sampling: GANSampling,
+        classifier: float = 0.0,
         augment_kinds: Sequence[Kind] = ("shift",),
         augment_epochs: float = 0.0,
         penalty_every: int = 1,
@@ -161,7 +168,7 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         self.generator, self.discriminator, self.loss = generator, discriminator, loss
         self.latent, self.coins, self.bound = latent, coins, bound
         self.gamma, self.gamma_end = gamma, gamma_end
-        self.class_dropout, self.noise = class_dropout, noise
+        self.classifier, self.class_dropout, self.noise = classifier, class_dropout, noise
         self.penalty_every, self.critic_steps = penalty_every, critic_steps
         self.augment, self.augment_kinds, self.augment_epochs = augment, tuple(augment_kinds), augment_epochs
         self.examples: int | None = None
@@ -203,25 +210,32 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         gamma, n = cosine(self.gamma, self.gamma_end, turn.progress), len(real)
         chosen = range(-turn.rng.first % every, n, every) if gamma else range(0)  # by number in the whole batch
         logits: list[tuple[Tensor, ...]] = []
+        wrong: list[Tensor] = []
         extra: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         if chosen:
             some = torch.tensor(chosen, device=real.device)
             with full_precision(), higher_order():  # penalties lose their sense in half precision
                 x = full(torch.cat([real[some], fake[some]])).detach().requires_grad_()
-                found = self.discriminator(x, _twice(fakes.cond, some))
+                found, named = self.discriminator(x, _twice(fakes.cond, some))
                 penalties = gradient_penalties(found, x, len(some))
             logits.append(found.chunk(2))
+            wrong.append(confusion(named, turn.batch.cond, some))
             extra.append(gamma / 2 * (penalties.r1 + penalties.r2) * (len(some) * every / n))  # a mean over all rows
             parts |= {"r1_sq_norm": penalties.r1, "r2_sq_norm": penalties.r2}
         if len(chosen) < n:
             rest = torch.tensor([i for i in range(n) if i not in chosen], device=real.device)
-            logits.append(self.discriminator(torch.cat([real[rest], fake[rest]]), _twice(fakes.cond, rest)).chunk(2))
+            found, named = self.discriminator(torch.cat([real[rest], fake[rest]]), _twice(fakes.cond, rest))
+            logits.append(found.chunk(2))
+            wrong.append(confusion(named, turn.batch.cond, rest))
         real_logit, fake_logit = (torch.cat(side) for side in zip(*logits, strict=True))
         adversarial = self.loss.discriminator(real_logit, fake_logit)
+        if self.classifier:
+            parts["classes_nats"] = torch.cat(wrong).mean()
+            extra.append(self.classifier * parts["classes_nats"])
         with full_precision(), higher_order():
             own = self.loss.penalty(
-                lambda x: self.discriminator(x, fakes.cond), full(real), full(fake), turn.rng("interpolate")
+                lambda x: self.discriminator(x, fakes.cond)[0], full(real), full(fake), turn.rng("interpolate")
             )
         if own is not None:
             extra.append(own)
@@ -241,14 +255,17 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
         real_logit = real.new_zeros(len(real))
         if self.loss.paired:
             with torch.no_grad():
-                real_logit = self.discriminator(self._augment(real, turn.step, turn.rng("augment", "real")), fakes.cond)
-        fake_logit = self.discriminator(self._augment(fakes.x, turn.step, turn.rng("augment", "fake")), fakes.cond)
-        adversarial = self.loss.generator(real_logit, fake_logit)
-        parts = {
-            "adversarial_nats": adversarial.detach(),
-            "diversity_ratio": diversity_ratio(real, fakes.x.detach(), turn.batch.cond),
-        }
-        return Loss(adversarial, parts)
+                seen = self._augment(real, turn.step, turn.rng("augment", "real"))
+                real_logit, _ = self.discriminator(seen, fakes.cond)
+        seen = self._augment(fakes.x, turn.step, turn.rng("augment", "fake"))
+        fake_logit, named = self.discriminator(seen, fakes.cond)
+        adversarial = total = self.loss.generator(real_logit, fake_logit)
+        parts = {"diversity_ratio": diversity_ratio(real, fakes.x.detach(), turn.batch.cond)}
+        if self.classifier:
+            parts["classes_nats"] = confusion(named, fakes.cond).mean()
+            total = adversarial + self.classifier / 2 * parts["classes_nats"]
+        parts["adversarial_nats"] = adversarial
+        return Loss(total, {name: part.detach() for name, part in parts.items()})
 
     @torch.no_grad()
     def sample(self, n: int, cond: Cond | None = None, *, rng: Rng, sampling: GANSampling | None = None) -> Tensor:
@@ -273,7 +290,9 @@ class GAN(Model[GANSampling], HasTrace, HasWatch):
     def watch(self, train: Batch, held_out: Batch, *, rng: Rng) -> Sequence[Finding]:
         """Mode collapse, a discriminator that knows the training data by heart, and one that wins every comparison."""
         fake = self._generate(self._latent(len(train), rng("latent")), train.cond).to(train.x.dtype)
-        logits = [self.discriminator(x, b.cond) for x, b in ((train.x, train), (held_out.x, held_out), (fake, train))]
+        logits = [
+            self.discriminator(x, b.cond)[0] for x, b in ((train.x, train), (held_out.x, held_out), (fake, train))
+        ]
         same = torch.ones(len(held_out), len(train), dtype=torch.bool, device=fake.device)
         for name, label in train.cond.items():
             same &= held_out.cond[name][:, None] == label
@@ -332,6 +351,7 @@ class GANConfig(ModelConfig):
     features: int = Field(default=128, ge=1)
     gamma: float = Field(default=0.1, ge=0)
     gamma_end: float = Field(default=0.01, ge=0)
+    classifier: float = Field(default=0.0, ge=0)
     class_dropout: float = Field(default=0.1, ge=0, lt=1)
     augment: float = Field(default=0.0, ge=0, le=1)
     augment_kinds: tuple[Kind, ...] = ("shift",)
@@ -347,11 +367,12 @@ class GANConfig(ModelConfig):
         return GAN(
             spec,
             generator,
-            Discriminator(body, self.features, spec.conditions),
+            Discriminator(body, self.features, spec.conditions, classify=self.classifier > 0),
             self.loss,
             latent=self.latent,
             gamma=self.gamma,
             gamma_end=self.gamma_end,
+            classifier=self.classifier if spec.conditions else 0.0,
             class_dropout=self.class_dropout if spec.conditions else 0.0,
             augment=self.augment if spec.kind == "image" else 0.0,
             noise=self.noise,
@@ -445,6 +466,22 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     safe = torch.where(flat, 1.0, sine)
     direction = (((1 - t) * angle).sin() * u + (t * angle).sin() * v) / safe
     return torch.where(flat, (1 - t) * a + t * b, direction * ((1 - t) * length_a + t * length_b))
+
+
+def confusion(classes: Mapping[str, Tensor], cond: Cond, rows: Tensor | None = None) -> Tensor:
+    """Cross-entropy of labels, summed over conditions, (B,) nats; 0 where a label is hidden.
+
+    Args:
+        classes: condition -> (A, number of classes) logits, of which the first B rows count.
+        cond: condition -> labels.
+        rows: (B,) of the labels; None for all.
+    """
+    found = torch.zeros(())
+    for name, logits in classes.items():
+        label = cond[name] if rows is None else cond[name][rows]
+        first = full(logits[: len(label)])
+        found = found + F.cross_entropy(first, label, reduction="none", ignore_index=UNCONDITIONAL)
+    return found
 
 
 def _twice(cond: Cond, rows: Tensor) -> Cond:
