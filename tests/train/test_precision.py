@@ -1,4 +1,4 @@
-"""Every recipe: bfloat16 follows float32, and micro-batches give the whole batch's gradients."""
+"""Every recipe: bfloat16 follows float32, and micro-batches and lanes give the whole batch's gradients."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Case:
 
     def run(self, count: int, **plan: Any) -> list[dict[str, float]]:
         micro = plan.pop("micro", 0)
-        schedule = Plan.start(count, 0.3, flops_per_step=1.0, threads=1, micro=micro, **plan)
+        schedule = Plan.start(count, 0.3, flops_per_step=1.0, threads=plan.get("lanes", 1), micro=micro, **plan)
         state = TrainState.start(self.model, self.config, schedule)
         told = []
         for step in steps(self.model, self.batches, state, self.config, 0):
@@ -78,8 +78,8 @@ def test_bfloat16_follows_float32(stage: Any) -> None:
 
 
 @pytest.mark.parametrize("stage", list(cases()))
-@pytest.mark.parametrize("micro", [8, 5])
-def test_micro_batches_add_up_to_the_batch(stage: Any, micro: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parts", [{"micro": 8}, {"micro": 5}, {"lanes": 2}, {"lanes": 3}], ids=str)
+def test_parts_add_up_to_the_batch(stage: Any, parts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     grads: list[torch.Tensor] = []
 
     def note(self: Any, *args: Any) -> float:
@@ -88,8 +88,7 @@ def test_micro_batches_add_up_to_the_batch(stage: Any, micro: int, monkeypatch: 
         return 1.0
 
     monkeypatch.setattr("quintet.train.optim.Optimizer.step_and_clear", note)
-    whole, parts = Case(stage, opened=True), Case(stage, opened=True)
-    told = whole.run(1)[0], parts.run(1, micro=micro)[0]
+    told = Case(stage, opened=True).run(1)[0], Case(stage, opened=True).run(1, **parts)[0]
     players = len(grads) // 2
     for a, b in zip(grads[:players], grads[players:], strict=True):
         assert float((a - b).norm() / a.norm()) < 5e-6  # float32's rounding in sums of another order

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -115,14 +116,35 @@ def full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-@contextmanager
-def higher_order() -> Iterator[None]:
+class _Switch:
+    """A choice that torch keeps for a whole process: the first thread to enter makes it, the last to leave ends it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._choice = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._choice.enter_context(sdpa_kernel(SDPBackend.MATH))
+                self._choice.enter_context(eager())
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._choice.close()
+
+
+_elementary_and_eager = _Switch()
+
+
+def higher_order() -> AbstractContextManager[None]:
     """For losses that differentiate twice or use forward mode, which flash attention and compiled networks have not.
 
     Attention runs by its elementary operations, compiled networks run uncompiled.
     """
-    with sdpa_kernel(SDPBackend.MATH), eager():
-        yield
+    return _elementary_and_eager
 
 
 def eager() -> AbstractContextManager[object]:

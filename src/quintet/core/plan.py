@@ -53,7 +53,8 @@ class Plan:
     Attributes:
         events: in order of `at`.
         flops_per_step: mean training FLOPs of a step, counted on real steps during calibration.
-        threads: torch threads of the training; another number loses bit-equality.
+        threads: of the processor that the training uses; another number loses bit-equality.
+        lanes: parts that a batch's rows are divided into, computed side by side with threads / lanes each; 1 on a GPU.
         world_size: processes it was made for.
         precision: of the products inside networks while training.
         compile: whether the networks are compiled.
@@ -65,6 +66,7 @@ class Plan:
     world_size: int = 1
     precision: Precision = "float32"
     compile: bool = False
+    lanes: int = 1
 
     @staticmethod
     def start(
@@ -76,6 +78,7 @@ class Plan:
         world_size: int = 1,
         precision: Precision = "float32",
         compile: bool = False,
+        lanes: int = 1,
         micro: int = 0,
         open: bool = False,
     ) -> Plan:
@@ -84,7 +87,12 @@ class Plan:
             raise ValueError(f"a plan needs at least one step, got {steps}")
         decay_start = max(0, min(steps, math.ceil(steps * (1 - decay))))
         event = PlanEvent(0, steps, decay_start, 0.0, open, "calibration", micro)
-        return Plan((event,), flops_per_step, threads, world_size, precision, compile)
+        return Plan((event,), flops_per_step, threads, world_size, precision, compile, lanes)
+
+    @property
+    def threads_each(self) -> int:
+        """Torch threads of a lane."""
+        return max(1, self.threads // self.lanes)
 
     @property
     def steps(self) -> int:

@@ -135,10 +135,10 @@ class Rng:
 
 
 @contextmanager
-def layer_noise(rng: Rng) -> Iterator[None]:
+def layer_noise(rng: Rng) -> Iterator[Callable[[], bool]]:
     """Make torch's global generator a function of `rng` inside the block (initialisation, dropout), restored after.
 
-    The only place that touches torch's global state.
+    The only place that touches torch's global state. What it gives says whether the block has drawn from it.
     """
     cuda = rng.device.type == "cuda"
     before = torch.default_generator.get_state()
@@ -147,8 +147,9 @@ def layer_noise(rng: Rng) -> Iterator[None]:
     torch.default_generator.manual_seed(seed)
     if cuda:
         torch.cuda.manual_seed(seed)
+    fresh = torch.default_generator.get_state()
     try:
-        yield
+        yield lambda: not torch.equal(torch.default_generator.get_state(), fresh)
     finally:
         torch.default_generator.set_state(before)
         if before_cuda is not None:

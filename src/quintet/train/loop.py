@@ -5,7 +5,8 @@ It is a generator. What happens between steps (log, previews, checkpoints, a new
 Where memory does not hold a batch it is taken through the model in micro-batches of its rows. Their gradients, each
 weighted by its share of the rows, add up to those of the whole batch: noise is drawn by the batch's rows, and losses
 are means over rows. What a model computes once a step for all players is then computed for each player and part again.
-Several processes share a batch's rows in the same way: each computes on its own and the gradients are averaged.
+Several processes share a batch's rows in the same way: each computes on its own and the gradients are averaged. So do
+the lanes of one process (lanes.py), which a plan has where they are faster; they keep what players share.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from quintet.core.batch import Batch
 from quintet.core.errors import ResourceError
 from quintet.core.memory import out_of_memory, release
 from quintet.core.model import Loss, Model, Player, Turn
-from quintet.core.numerics import Precision, autocast
+from quintet.core.numerics import autocast
 from quintet.core.plan import Plan
 from quintet.core.processes import ALONE, Processes
 from quintet.core.recipe import TrainConfig
 from quintet.core.rng import Rng, layer_noise
 from quintet.train import shards
 from quintet.train.ema import Ema
+from quintet.train.lanes import Lanes, add_gradients
 from quintet.train.optim import Optimizer
 
 
@@ -52,12 +54,14 @@ class TrainState:
         plan: may be replaced between steps.
         optimizers: by player name.
         ema: averages of the players that have them.
+        noisy: whether layers have drawn noise of their own (dropout), of which torch has one generator: no lanes then.
     """
 
     step: int
     plan: Plan
     optimizers: dict[str, Optimizer]
     ema: Ema
+    noisy: bool = False
 
     @staticmethod
     def start(model: Model[Any], config: TrainConfig, plan: Plan, processes: Processes = ALONE) -> TrainState:
@@ -144,85 +148,179 @@ def steps(
         processes: that take part, all in step.
     Raises: ResourceError where a single row does not fit into memory, or sharded weights leave no way to smaller parts.
     """
-    players = tuple(model.players())
-    opponents = {player.name: _opponents(player, players) for player in players}
-    device = next(model.parameters()).device
-    shares, units = type(model).shared is not Model.shared, shards.units(model)
-    while not state.plan.over(state.step):
+    loop = _Loop(model, batches, state, config, seed, processes)
+    try:
+        while not state.plan.over(state.step):
+            yield loop.step()
+    finally:
+        loop.lanes.close()
+
+
+class _Loop:
+    """What all steps share; see `steps`."""
+
+    def __init__(
+        self,
+        model: Model[Any],
+        batches: BatchSource,
+        state: TrainState,
+        config: TrainConfig,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        self.model, self.batches, self.state, self.config = model, batches, state, config
+        self.seed, self.processes = seed, processes
+        self.players = tuple(model.players())
+        self.opponents = {player.name: _opponents(player, self.players) for player in self.players}
+        self.device = next(model.parameters()).device
+        self.shares, self.units = type(model).shared is not Model.shared, shards.units(model)
+        self.lanes = Lanes()
+
+    def step(self) -> Step:
+        """Every player's turn on one batch."""
+        model, state, processes = self.model, self.state, self.processes
         step, plan = state.step, state.plan
+        self.lanes = self.lanes.changed(1 if self.units else plan.lanes, plan.threads_each)
         model.train()
-        progress, scale = plan.progress(step), plan.lr_scale(step, config.warmup)
-        turn = Turn(step, progress, batches[step], Rng(seed, "train", step, first=batches.first, device=device))
-        layers = Rng(seed, "layers", step, device=device)
+        progress, scale = plan.progress(step), plan.lr_scale(step, self.config.warmup)
+        rng = Rng(self.seed, "train", step, first=self.batches.first, device=self.device)
+        turns = _Turns(Turn(step, progress, self.batches[step], rng), plan.micro(step), self.lanes.count)
         losses: dict[str, Loss] = {}
         norms: dict[str, float] = {}
         skipped: dict[str, Cause] = {}
-        for player in players:
+        for player in self.players:
             if step % player.every:
                 continue
             optimizer = state.optimizers[player.name]
             while True:
-                micro, full = state.plan.micro(step) or len(turn.batch), False
+                full = False
                 try:
-                    if shares and micro >= len(turn.batch) and turn.shared is None:  # once a step, by the first player
-                        turn = _with_shared(model, turn, plan.precision, layers)
-                    with frozen(opponents[player.name]):
-                        losses[player.name] = _backward(model, player, turn, micro, plan.precision, layers)
+                    losses[player.name] = self._backward(player, turns)
                 except Exception as error:  # its traceback holds the tensors, so the next try is outside
                     if not out_of_memory(error):
                         raise
-                    if units:  # the others wait inside this network for the weights' rows, not for a word
-                        rows, half = min(micro, len(turn.batch)), max(1, config.batch // 2)
-                        raise ResourceError("processes.memory", rank=processes.rank, rows=rows, batch=half) from error
+                    if self.units:  # the others wait inside this network for the weights' rows, not for a word
+                        half = max(1, self.config.batch // 2)
+                        raise ResourceError(
+                            "processes.memory", rank=processes.rank, rows=turns.rows, batch=half
+                        ) from error
                     full = True
                 if not processes.either(full)[0]:
                     break
-                turn = replace(turn, shared=None)
-                optimizer.clear()
-                release()
-                if micro == 1:
-                    raise ResourceError("train.memory", needed=f"{_state_bytes(state) / 1e6:,.0f} MB")
-                state.plan = state.plan.with_micro(step, -(-micro // 2))
-            shards.reshard(units)
+                turns = self._smaller(turns, optimizer)
+            shards.reshard(self.units)
             reduce_gradients(optimizer.params, processes)
             norm = optimizer.step_and_clear(scale, progress, plan.precision)
             norms[player.name] = norm
             if not math.isfinite(norm):
-                skipped[player.name] = _cause(player, turn.batch, processes)
+                skipped[player.name] = _cause(player, turns.whole.batch, processes)
                 optimizer.clear()
         losses = _means(losses, processes)
         model.after_step(losses)
         if not skipped:
             state.ema.update()
         state.step += 1
-        yield Step(step, losses, norms, skipped)
+        return Step(step, losses, norms, skipped)
+
+    def _smaller(self, turns: _Turns, optimizer: Optimizer) -> _Turns:
+        """The same turns in smaller parts, after memory ran out. Raises: ResourceError where there are none."""
+        state, whole = self.state, turns.whole
+        rows = state.plan.micro(state.step) or len(whole.batch)
+        del turns
+        optimizer.clear()
+        release()
+        if rows == 1:
+            raise ResourceError("train.memory", needed=f"{_state_bytes(state) / 1e6:,.0f} MB")
+        state.plan = state.plan.with_micro(state.step, -(-rows // 2))
+        return _Turns(whole, state.plan.micro(state.step), 1)
+
+    def _backward(self, player: Player, turns: _Turns) -> Loss:
+        """Add the gradients of a player's loss over all parts of the batch; the loss is the mean over rows."""
+        if self.shares and not turns.micro and turns.parts[0].shared is None:  # once a step, by the first player
+            with self._noise("shared", turns.whole):
+                turns.parts = self.lanes.map(self._with_shared, turns.parts)
+        with frozen(self.opponents[player.name]):
+            if len(turns.parts) == 1:
+                part = turns.parts[0]
+                with self._noise(player.name, part):
+                    loss = self._loss(player, part)
+                loss.total.backward()
+                return loss
+            if turns.micro:
+                return self._in_turn(player, turns)
+            return self._side_by_side(player, turns)
+
+    def _in_turn(self, player: Player, turns: _Turns) -> Loss:
+        losses = []
+        for alone in turns.parts:
+            part = alone
+            if self.shares:  # nothing of it is kept, since memory does not hold all parts
+                with self._noise("shared", alone):
+                    part = self._with_shared(alone)
+            with self._noise(player.name, part):
+                loss = self._loss(player, part)
+            (loss.total * turns.share(part)).backward()
+            losses.append(loss)
+        return turns.mean(losses)
+
+    def _side_by_side(self, player: Player, turns: _Turns) -> Loss:
+        parameters = self.state.optimizers[player.name].params
+
+        def work(part: Turn) -> tuple[Loss, tuple[Tensor | None, ...]]:
+            loss = self._loss(player, part)
+            return loss, torch.autograd.grad(loss.total * turns.share(part), parameters, allow_unused=True)
+
+        with self._noise(player.name, turns.whole):
+            found = self.lanes.map(work, turns.parts)
+        add_gradients(parameters, [gradients for _, gradients in found])
+        return turns.mean([loss for loss, _ in found])
+
+    def _loss(self, player: Player, turn: Turn) -> Loss:
+        with autocast(self.device, self.state.plan.precision):
+            return player.loss(turn)
+
+    def _with_shared(self, turn: Turn) -> Turn:
+        with autocast(self.device, self.state.plan.precision):
+            return replace(turn, shared=self.model.shared(turn))
+
+    @contextmanager
+    def _noise(self, purpose: str, turn: Turn) -> Iterator[None]:
+        """Layers' own noise is a function of the seed, the step and the rows."""
+        layers = Rng(self.seed, "layers", turn.step, device=self.device)
+        with layer_noise(layers(purpose, turn.rng.first)) as drawn:
+            yield
+            self.state.noisy |= drawn()
 
 
-def _with_shared(model: Model[Any], turn: Turn, precision: Precision, layers: Rng) -> Turn:
-    with layer_noise(layers("shared", turn.rng.first)), autocast(turn.rng.device, precision):
-        return replace(turn, shared=model.shared(turn))
+class _Turns:
+    """A step's turn as parts of the batch's rows, as if other processes had the others.
 
+    Args:
+        whole: of all rows.
+        micro: rows that memory holds; 0 for all.
+        lanes: parts otherwise.
+    """
 
-def _backward(model: Model[Any], player: Player, turn: Turn, micro: int, precision: Precision, layers: Rng) -> Loss:
-    """Add the gradients of a player's loss, whole or in parts of `micro` rows; the loss is the mean over rows."""
-    rows = len(turn.batch)
-    total: Any = 0.0
-    parts = defaultdict[str, Any](float)
-    for start in range(0, rows, micro):
-        part = turn
-        if micro < rows:
-            part = _with_shared(model, _rows(turn, start, start + micro), precision, layers)
-        with layer_noise(layers(player.name, part.rng.first)), autocast(part.rng.device, precision):
-            loss = player.loss(part)
-        if micro >= rows:
-            loss.total.backward()
-            return loss
-        share = len(part.batch) / rows
-        (loss.total * share).backward()
-        total = total + loss.total.detach() * share
-        for name, value in loss.parts.items():
-            parts[name] = parts[name] + value.detach() * share
-    return Loss(total, parts)
+    def __init__(self, whole: Turn, micro: int, lanes: int) -> None:
+        count = len(whole.batch)
+        self.whole, self.micro, self.rows = whole, micro, micro or -(-count // lanes)
+        starts = range(0, count, self.rows)
+        self.parts = [whole] if len(starts) == 1 else [_rows(whole, start, start + self.rows) for start in starts]
+
+    def share(self, part: Turn) -> float:
+        """Of the batch's rows."""
+        return len(part.batch) / len(self.whole.batch)
+
+    def mean(self, losses: Sequence[Loss]) -> Loss:
+        """The loss and its parts over all rows."""
+        total: Any = 0.0
+        parts = defaultdict[str, Any](float)
+        for part, loss in zip(self.parts, losses, strict=True):
+            share = self.share(part)
+            total = total + loss.total.detach() * share
+            for name, value in loss.parts.items():
+                parts[name] = parts[name] + value.detach() * share
+        return Loss(total, parts)
 
 
 def _rows(turn: Turn, start: int, stop: int) -> Turn:
