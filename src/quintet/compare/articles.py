@@ -84,7 +84,9 @@ def classic_stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """
     (stage,) = RECIPES["gan"].stages(spec, budget)
     assert isinstance(stage.model, GANConfig)
-    model = replace(stage.model, loss=NonSaturating(), gamma=0.0, gamma_end=0.0, augment=0.0, noise=0.0, coins=0)
+    model = replace(
+        stage.model, loss=NonSaturating(), gamma=0.0, gamma_end=0.0, classifier=0.0, augment=0.0, noise=0.0, coins=0
+    )
     optimizers = {
         name: replace(each, lr=5e-4, betas=(0.5, 0.999), beta2_end=None)
         for name, each in stage.train.optimizers.items()
