@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quintet.compare.forecast import TRIALS, evaluation_limit_s, forecast, solve
+from quintet.compare.forecast import TRIALS, JudgeTime, evaluation_limit_s, forecast, solve
 from quintet.core.budget import Budget
 from quintet.core.errors import UsageError
 
@@ -52,3 +52,16 @@ def test_short_trainings_are_reckoned_where_the_budget_leaves_enough_for_them() 
     assert seconds("12s", 15) == seconds("12s", 0)  # the demo's budget: an eighth of it is too short
     assert seconds("80s", 15) >= seconds("80s", 0) + 15 * 10
     assert forecast(5, 2, Budget.parse("80steps"), dims=64, trials=15).seconds is None
+
+
+def test_networks_of_the_users_weights_are_reckoned() -> None:
+    slow = JudgeTime(reference_s=600.0, cell_s=120.0)
+    whole = Budget.parse("2h")
+    plain, judged = (solve(5, 3, whole, dims=64, judges=time) for time in (JudgeTime(), slow))
+    assert plain.seconds is not None
+    assert judged.seconds is not None
+    assert judged.seconds <= whole.amount
+    freed = 15 * 1.5 * (plain.budget.amount - judged.budget.amount)  # a cell's evaluation has half its budget
+    assert freed == pytest.approx(600 + 15 * 120, abs=2 * 15 * 1.5)
+    with pytest.raises(UsageError, match=r"at least \d\d\d\ds"):
+        solve(5, 3, Budget.parse("30m"), dims=64, judges=slow)

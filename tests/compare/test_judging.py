@@ -50,6 +50,13 @@ def test_real_data_pass_and_a_lost_mode_does_not(judged: Compare, place: Path) -
     assert rows["half"]["coverage"].value < 0.7 < rows["good"]["coverage"].value  # type: ignore[operator]
     assert rows["run"]["bits_per_dim"].value is not None
     assert "bits_per_dim" not in rows["good"]
+    sampling = {row.name: row.seeds[0].sampling for row in judged.recipes}
+    assert sampling["good"] is None
+    cost = sampling["run"]
+    assert cost is not None
+    assert cost.sequential_steps == 1
+    assert cost.latency_s is not None
+    assert 0 < cost.latency_s < 10 * cost.seconds_per_1000, "one by itself takes more than its share of a batch"
     assert {row.seeds[0].choice["samples"] for row in judged.recipes} == {200}, "all on the same number"
 
 
@@ -58,9 +65,13 @@ def test_the_results_are_on_disk(judged: Compare, place: Path) -> None:
     assert Compare.model_validate_json((folder / FILE).read_text()) == judged
     page = (folder / "report.html").read_text()
     assert all(name in page for name in ("good", "half", "run"))
+    assert "Samples judged against real data" in page
+    assert "nearest to real data first: good" in page
+    for title in ("Which one for which need", "Cost and stability", "Reconstruction floor", "Training set"):
+        assert (title in page) == (title == "Training set"), title
     with np.load(folder / "sources" / "good" / "samples.npz") as stored:
         assert len(stored["x"]) == 300
-    assert json.loads(judged.model_dump_json())["protocol"]["sources"]["en"]["half"]
+    assert json.loads(judged.model_dump_json())["protocol"]["sources"]["en"].count("half: ") == 1
 
 
 def test_the_reference_is_made_once(judged: Compare, place: Path) -> None:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from quintet.compare.reference import SAMPLES, check_judges, level_reference, samples_for, write_reference
+from quintet.compare.reference import (
+    NOTHING,
+    SAMPLES,
+    check_judges,
+    level_reference,
+    samples_for,
+    write_known,
+    write_reference,
+)
 from quintet.core.errors import UsageError
 from quintet.data.sources import open_dataset
 from quintet.metrics.judges.dinov2 import VisionTransformer
@@ -57,11 +65,10 @@ def test_a_comparison_keeps_to_the_judges_it_was_begun_with(tmp_path: Path) -> N
     check_judges(tmp_path, dataset, judges)  # nothing was begun
     (tmp_path / "reference").mkdir()
     held = load_judges(judges, dataset.spec)["dinov2"].to_json()
-    path = tmp_path / "reference" / "reference.json"
-    path.write_text(json.dumps({"spaces": {"pretrained": {"dinov2": held}}}))
+    write_known(tmp_path, NOTHING.model_copy(update={"spaces": {"pretrained": {"dinov2": held}}}))
     check_judges(tmp_path, dataset, judges)
     with pytest.raises(UsageError, match="other judge weights"):
         check_judges(tmp_path, dataset, {})
-    path.write_text(json.dumps({"spaces": {}}))
+    write_known(tmp_path, NOTHING)
     with pytest.raises(UsageError, match="dinov2"):
         check_judges(tmp_path, dataset, judges)

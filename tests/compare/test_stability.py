@@ -13,7 +13,6 @@ from quintet.compare.rates import RATES, rate_jobs
 from quintet.compare.stability import LEAST, count_spikes, failure_rate, logged, score
 from quintet.core.budget import Budget
 from quintet.core.results import Estimate, RateTrial, SeedResult, Stability
-from quintet.core.statistics import WINDOW
 from quintet.data.sources import open_dataset
 from quintet.recipes.registry import find
 
@@ -113,15 +112,13 @@ def test_nothing_but_failures() -> None:
 
 
 def test_spikes_of_a_log(tmp_path: Path) -> None:
-    """Each player's loss and gradient norm is a series of its own; null (not finite) is no value."""
-    lines = []
-    for step in range(60):
-        loss, norm = (50.0 if step == 40 else 1.0 + 0.01 * (step % 3)), None if step == 50 else 2.0 + 0.01 * (step % 2)
-        lines.append(
-            {"kind": "step", "stage": "model", "step": step, "grad_norm": {"model": norm}, "model": {"total": loss}}
-        )
-    lines.insert(10, {"kind": "event", "step": 9, "what": "skipped"})
-    assert count_spikes(lines) == (1, (60 - WINDOW) + (59 - WINDOW))
+    """The last total of each stage counts: a stage that went back to a checkpoint has told smaller ones since."""
+    told = [("a", 3, 100), ("a", 1, 60), ("b", 4, 70), ("b", 5, 90)]
+    lines: list[dict[str, object]] = [
+        {"kind": "spikes", "stage": stage, "step": 1, "found": found, "judged": judged} for stage, found, judged in told
+    ]
+    lines.insert(3, {"kind": "step", "stage": "b", "step": 9})
+    assert count_spikes(lines) == (1 + 5, 60 + 90)
     assert count_spikes([]) == (0, 0)
     (tmp_path / "log.jsonl").write_text('{"kind": "step"}\n{"kind": "st', encoding="utf-8")
     assert logged(tmp_path / "log.jsonl") == [{"kind": "step"}]

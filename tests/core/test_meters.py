@@ -14,6 +14,7 @@ import pytest
 from quintet.core import meters as module
 from quintet.core.ledger import Ledger, Stopwatch
 from quintet.core.meters import Meters, busy_ticks, meters, nvml_counter, others_counter, own_s, quota, rapl
+from quintet.core.results import LedgerEntry
 
 LINUX = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc/stat")
 
@@ -53,7 +54,7 @@ def test_the_ledger_takes_what_there_is_and_why_there_is_nothing() -> None:
     ledger = Ledger()
     ledger.meter(Meters(missing={"energy_j": "forbidden"}, cores=2.0, totals={"others_s": 1.0}))
     ledger.meter(Meters(missing={"energy_j": "forbidden"}, cores=2.0, totals={"others_s": 0.5}))
-    entry = ledger.entry()
+    entry = LedgerEntry(**ledger.model_dump())
     assert (entry.others_s, entry.cores, entry.energy_j, entry.energy, entry.gpu_s) == (
         1.5,
         2.0,
@@ -63,7 +64,7 @@ def test_the_ledger_takes_what_there_is_and_why_there_is_nothing() -> None:
     )
     ledger = Ledger()
     ledger.meter(Meters(energy="processor", totals={"energy_j": 12.0}))
-    assert (ledger.entry().energy_j, ledger.entry().energy) == (12.0, "processor")
+    assert (ledger.energy_j, ledger.energy) == (12.0, "processor")
 
 
 def test_busy_ticks_of_some_cores(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
 from quintet.core.rng import Rng
 from quintet.metrics.distances import (
+    Centred,
     GaussianKernels,
     Polynomial,
     covariance,
@@ -52,6 +53,27 @@ def test_blocks_and_order_play_no_part(sets):
     parts = mmd2(x[::-1], np.random.default_rng(2).permutation(y), Polynomial(), block=37)
     assert parts.value == pytest.approx(whole.value, rel=1e-9)
     assert parts.se == pytest.approx(whole.se, rel=1e-9)
+
+
+def test_products_of_wide_rows_in_float32_keep_the_value(monkeypatch):
+    """Far from the origin too, and where the sets are of one distribution, up to a thousandth of the standard error."""
+    g = np.random.default_rng(20261121)
+    scale = 20 * np.arange(1, 513) ** -0.75
+    x, y, z = (np.float32(np.abs(g.standard_normal((n, 512))) * scale) for n in (300, 250, 250))
+    for a, b in ((1.1 * x, y), (1.1 * x + np.float32(30), y + np.float32(30)), (0.01 * x, 0.011 * y), (z, y)):
+        fast = mmd2(a, b, Polynomial(), block=128)
+        with monkeypatch.context() as patch:
+            patch.setattr("quintet.metrics.distances.SINGLE", 10**9)
+            slow = mmd2(a, b, Polynomial())
+        assert fast.value != slow.value
+        assert fast.value == pytest.approx(slow.value, rel=1e-6, abs=1e-5 * slow.se)
+        assert fast.se == pytest.approx(slow.se, rel=1e-5)
+    by_hand = [polynomial_kernel(p.astype(float), q.astype(float), degree=3, gamma=1 / 512, coef0=1)
+               for p, q in ((x, x), (y, y), (x, y))]  # fmt: skip
+    assert mmd2(x, y, Polynomial()).value == pytest.approx(mmd_by_hand(*by_hand), rel=1e-6)
+    centre = y.mean(axis=0)
+    inner = Centred(x, centre).inner(Centred(y, centre), slice(3, 70), slice(40, 90))
+    assert inner == pytest.approx(x[3:70].astype(float) @ y[40:90].T.astype(float), rel=1e-5)
 
 
 def test_jackknife_is_what_leaving_out_gives(sets):

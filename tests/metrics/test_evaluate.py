@@ -11,8 +11,10 @@ from quintet.core.results import METRICS, SPACES
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.metrics.baselines import baselines
+from quintet.metrics.coverage import kl_floor
 from quintet.metrics.evaluate import Modes, Part, Reference
 from quintet.metrics.judges import RandomSpace, make_judge, train_exemplars, train_judge
+from quintet.metrics.ladders import ladders
 
 SPEC = DataSpec("image", (1, 8, 8), 17, {"label": 10})
 
@@ -191,3 +193,35 @@ def test_the_reconstruction_floor_is_that_of_real_items_for_a_lossless_code_and_
     assert again["sharpness_reconstruction"].value == pytest.approx(floor["sharpness_reconstruction"].value, rel=0.2)
     blurred = found.reconstruction(np.repeat(shown[..., ::2], 2, axis=3)[..., ::-1])
     assert blurred["fd_reconstruction"].value > 2 * again["fd_reconstruction"].value
+
+
+def test_clusters_stand_for_modes_that_nobody_named() -> None:
+    """Six clusters of equal weight without labels: of those that are left the divergence is -ln of their real share."""
+    g = np.random.default_rng(17)
+    centres = 10 * np.stack([np.cos(np.arange(6) * np.pi / 3), np.sin(np.arange(6) * np.pi / 3)], 1)
+
+    def drawn(n: int, kept: int = 6) -> np.ndarray:
+        return (centres[g.integers(0, kept, n)] + g.normal(size=(n, 2))).astype(np.float32)
+
+    spec, judge, test = DataSpec("vector", (2,)), drawn(400), drawn(1000)
+    reference = Reference(
+        spec, train=Part(drawn(2000)), test=Part(test), judge=make_judge(judge, None, spec), spare=judge
+    )
+    blob = ((test[:, None] - centres) ** 2).sum(2).argmin(1)
+    assert reference.clusters is not None
+    count = len(reference.clusters.centres)
+    assert count == 20
+    ideal = kl_floor(count, reference.size, 1000)
+    floor = reference.floor(3)["modes_kl"]
+    assert floor.value == pytest.approx(ideal, rel=0.5)
+    for kept in (6, 5, 3):
+        found, lost = reference.evaluate(drawn(1000, kept)), -np.log((blob < kept).mean())
+        assert lost == pytest.approx(np.log(6 / kept), abs=0.1)
+        assert found["modes_kl"].value == pytest.approx(lost + ideal, abs=0.02)
+        assert "k-means" in found["modes_kl"].protocol
+        assert found["modes"].value is None
+    assert reference.known_modes is None
+    rows = ladders(reference, {"modes_kl": floor})
+    assert rows["modes_kl"].used
+    small = Reference(spec, train=Part(drawn(60)), test=Part(drawn(29)), judge=reference.judge, spare=drawn(29))
+    assert small.evaluate(drawn(60))["modes_kl"].value is None

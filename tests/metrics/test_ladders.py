@@ -14,7 +14,19 @@ from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.metrics.evaluate import Modes, Part, Reference
 from quintet.metrics.judges import RandomSpace, make_judge, train_judge
-from quintet.metrics.ladders import blurred, duplicated, judged, ladders, noisy, orders, quantised, shrunk
+from quintet.metrics.ladders import (
+    FEWEST,
+    LADDER_ITEMS,
+    blurred,
+    duplicated,
+    judged,
+    ladders,
+    noisy,
+    orders,
+    published,
+    quantised,
+    shrunk,
+)
 
 SPEC = DataSpec("image", (1, 8, 8), 17, {"label": 10})
 
@@ -119,3 +131,36 @@ def test_vectors_and_a_distance_that_cannot_see_noise() -> None:
     assert "noise" in rows["fd"].reason
     assert "sharpness" not in rows
     assert ladders(Reference(spec, train=Part(sets[0][:9]), test=Part(sets[0][9:20]), judge=reference.judge), {}) == {}
+
+
+class Given:
+    """A space of somebody's weights: a fixed projection of images, or of nothing but their noise."""
+
+    def __init__(self, metric: str, blind: bool) -> None:
+        self.metric, self.blind, self.name = metric, blind, metric
+        self.weights, self.seen = np.random.default_rng(9).normal(size=(64, 200)) / 8, 0
+
+    def features(self, raw: np.ndarray) -> np.ndarray:
+        self.seen += len(raw)
+        if self.blind:
+            return np.stack([np.random.default_rng(int(item.sum())).normal(size=200) for item in raw])
+        return np.tanh(raw.reshape(len(raw), -1) / 8 @ self.weights)
+
+
+def test_spaces_of_given_weights_have_ladders_too() -> None:
+    data = load_digits()
+    x, y = data.images[:, None].astype(np.uint8), data.target.astype(np.int64)
+    judge = make_judge(x[:300].reshape(300, 64), None, DataSpec("vector", (64,)))
+    spaces = {"good": Given("fid", blind=False), "blind": Given("fd_dinov2", blind=True)}
+    reference = Reference(SPEC, train=Part(x[300:1200], y[300:1200]), test=Part(x[1200:]), judge=judge)
+    reference.pretrained = spaces  # type: ignore[assignment]
+    order = np.random.default_rng(5).permutation(len(reference.shown.x))
+    floor = {"fid": Estimate(value=1.0, low=0.9, high=1.1)}
+    rows = published(reference, order, floor, Rng(0, "ladder"))
+    assert rows["fid"].used, rows["fid"].reason
+    assert rows["fid"].ordered == {"blur": True, "noise": True, "classes": True}
+    assert rows["fid"].of("blur")[0].value == 1.0  # moved to the floor
+    assert spaces["good"].seen == LADDER_ITEMS  # what the forecast reckons with
+    assert not rows["fd_dinov2"].used
+    assert "blur" in rows["fd_dinov2"].reason
+    assert published(reference, order[: 2 * FEWEST - 1], floor, Rng(0, "ladder")) == {}

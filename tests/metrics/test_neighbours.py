@@ -47,7 +47,7 @@ def test_nearest_agrees_with_sklearn(monkeypatch):
 
 
 def test_prdc_agrees_with_its_authors(monkeypatch):
-    monkeypatch.setattr("quintet.metrics.neighbours.BLOCK", 64)
+    monkeypatch.setattr("quintet.metrics.screen.HELD", 2000)
     theirs = pytest.importorskip("prdc")
     real, fake = draw(190, 9), 0.9 * draw(170, 9) + 0.2
     with contextlib.redirect_stdout(io.StringIO()):

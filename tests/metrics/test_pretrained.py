@@ -165,6 +165,7 @@ def test_features_by_item_and_both_columns(inception_file: Path, dino_file: Path
         assert found.shape == (3, width)
         assert np.allclose(space.features(raw[1:2]), found[1:2], atol=1e-4)
         assert found.std(axis=0).max() > 1e-3
+        assert 0 < space.seconds_each(raw, least_s=0.0) < 60
         space.store = tmp_path
         assert np.allclose(space.remembered(raw[:3]), found, atol=1e-5)
         space.features = lambda x: pytest.fail("known features are not made again")  # type: ignore[method-assign]

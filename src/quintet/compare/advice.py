@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quintet.compare.busy import with_remark
+from quintet.compare.steadiness import behind
 from quintet.core.results import SPACES, Advice, Compare, RecipeResult
 from quintet.core.verdicts import Word, leader, middle, ranked, used
 
@@ -45,7 +46,7 @@ def advise(result: Compare) -> tuple[dict[str, list[str]], list[Advice]]:
     """Need -> recipes best first, and a sentence for each need."""
     done = [recipe for recipe in result.recipes if recipe.status == "done"]
     ranking = {need: [r.name for r in ranked(done, measure(result, need))] for need in NEEDS if need in METRIC}
-    ranking["stability"] = [r.name for r in sorted(done, key=_unsteady)]
+    ranking["stability"] = [r.name for r in sorted(_ended(result), key=_unsteady)]
     return ranking, advise_by_need(result, NEEDS) if done else []
 
 
@@ -54,7 +55,7 @@ def advise_by_need(result: Compare | None, needs: Sequence[str]) -> list[Advice]
     done = [recipe for recipe in result.recipes if recipe.status == "done"] if result is not None else []
     if result is None or not done:
         return [_from_literature(need) for need in needs]
-    found = [_stability(done) if need == "stability" else _measured(result, done, need) for need in needs]
+    found = [_stability(_ended(result)) if need == "stability" else _measured(result, done, need) for need in needs]
     return [with_remark(advice, result) for advice in found]
 
 
@@ -138,32 +139,66 @@ def _unsteady(recipe: RecipeResult) -> tuple[float, float, float]:
     return -(value or 0.0), *_trouble(recipe)
 
 
-def _stability(done: Sequence[RecipeResult]) -> Advice:
-    order = sorted(done, key=_unsteady)
-    runs = sum(int(r.stability.get("seeds", 0)) for r in done)
+def _ended(result: Compare) -> list[RecipeResult]:
+    """Recipes that trainings have ended of, well or not."""
+    return [recipe for recipe in result.recipes if recipe.status != "skipped"]
+
+
+def _stability(ended: Sequence[RecipeResult]) -> Advice:
+    """Who trains steadily: the verdict says how sure it is of the recipes that the sentence calls less steady."""
+    order = sorted(ended, key=_unsteady)
+    first = order[0]
+    runs = sum(int(r.stability.get("seeds", 0)) for r in ended)
     scored = {r.name: r.steadiness.value for r in order if r.steadiness is not None and r.steadiness.value is not None}
     evidence: list[dict[str, Any]] = [{"recipe": r.name, "score": scored.get(r.name), **r.stability} for r in order]
-    troubled = [r for r in order if _trouble(r)[0] > 0]
+    words = behind(first.name, order)
+    less = [r for r in order if r.name in words]
     word: Word = "too close to call"
-    if not troubled:
+    if less:
+        word = "likely" if "likely" in words.values() else "established"
+        alike = [r.name for r in order if r is not first and r.name not in words]
+        sure = {"likely": ("likely", "很可能"), "established": ("established", "已确证")}
+
+        def told(recipe: RecipeResult, lang: int) -> str:
+            score = f"{scored[recipe.name]:.2f}" if recipe.name in scored else "–"
+            form = ("{} ({}, {})", "{}（{}，{}）")[lang]
+            return form.format(recipe.name, score, sure[words[recipe.name]][lang])
+
+        own = f"{scored[first.name]:.2f}" if first.name in scored else "–"
+        en = f"For stability: {first.name} (score {own} of 1); less steady: {', '.join(told(r, 0) for r in less)}."
+        zh = f"就训练稳定性而言：{first.name}（得分 {own}，满分 1）；不如它稳定的有：{'、'.join(told(r, 1) for r in less)}。"
+        if alike:
+            en += f" These seeds do not tell {', '.join(alike)} from it."
+            zh += f"现有的种子不足以区分它与 {'、'.join(alike)}。"
+    elif not any(_trouble(r)[0] > 0 for r in order):
         en = f"For stability: none of {runs} trainings failed, diverged or collapsed; too few to tell the families apart."
         zh = f"就训练稳定性而言：{runs} 次训练均未失败、发散或模式坍塌；次数太少，不足以区分各家族。"
         if len(scored) > 1:
             best, *_, last = scored
             en += f" Stability scores reach from {scored[last]:.2f} ({last}) to {scored[best]:.2f} ({best}) of 1."
             zh += f"稳定性得分（满分 1）从 {scored[last]:.2f}（{last}）到 {scored[best]:.2f}（{best}）。"
-        return Advice(need="stability", recipe=order[0].name, verdict=word, en=en, zh=zh, evidence=evidence)
+    else:
+        en, zh = "For stability:", "就训练稳定性而言："
+    trouble_en, trouble_zh = _worst(order)
+    return Advice(
+        need="stability", recipe=first.name, verdict=word, en=en + trouble_en, zh=zh + trouble_zh, evidence=evidence
+    )  # fmt: skip
+
+
+def _worst(order: Sequence[RecipeResult]) -> tuple[str, str]:
+    """Who had trouble most often, and who had none; nothing where nobody had."""
+    troubled = [r for r in order if _trouble(r)[0] > 0]
+    if not troubled:
+        return "", ""
     worst = max(troubled, key=_trouble)
     s = worst.stability
     bad = s["failed"] + s["diverged"] + s["collapsed"]
     calm = next((r for r in order if _trouble(r)[0] == 0), None)
-    en = f"For stability: {worst.name} had trouble in {bad} of {s['seeds']} trainings" + (
-        f"; {calm.name} in none." if calm is not None else ", and no recipe had none."
-    )
-    zh = f"就训练稳定性而言：{worst.name} 在 {s['seeds']} 次训练中有 {bad} 次出现问题，" + (
-        f"{calm.name} 没有。" if calm is not None else "没有哪个方案完全无恙。"
-    )
-    return Advice(need="stability", recipe=order[0].name, verdict=word, en=en, zh=zh, evidence=evidence)
+    en = f" {worst.name} had trouble in {bad} of {s['seeds']} trainings"
+    zh = f"{worst.name} 在 {s['seeds']} 次训练中有 {bad} 次出现问题，"
+    en += f"; {calm.name} in none." if calm is not None else ", and no recipe had none."
+    zh += f"{calm.name} 没有。" if calm is not None else "没有哪个方案完全无恙。"
+    return en, zh
 
 
 def _from_literature(need: str) -> Advice:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from quintet._version import __version__
 from quintet.compare.busy import busy
+from quintet.compare.drawing import draw, use_threads
 from quintet.compare.likelihood import likelihoods
 from quintet.compare.reference import nearest_pairs
 from quintet.compare.stability import count_spikes
+from quintet.compare.stored import read_stored
 from quintet.core import checkpoint, config
 from quintet.core.batch import Batch
 from quintet.core.budget import Budget
@@ -35,7 +37,7 @@ from quintet.core.model import Finding, HasLatent, HasLogProb, HasTrace, HasWatc
 from quintet.core.plan import Plan
 from quintet.core.processes import ALONE, Processes
 from quintet.core.recipe import Recipe, Stage
-from quintet.core.results import Estimate, LedgerEntry, SamplingCost, SeedResult, Stability
+from quintet.core.results import Estimate, LedgerEntry, SeedResult, Stability
 from quintet.core.rng import CHUNK, Rng, layer_noise
 from quintet.data.batches import Batches
 from quintet.data.begun import hold
@@ -45,7 +47,7 @@ from quintet.metrics.evaluate import Reference, pca_space
 from quintet.metrics.judges import PCASpace
 from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
 from quintet.recipes.registry import KINDS, add_kinds
-from quintet.tasks.generate import BATCH, Generated, generate, proportional_labels, to_raw
+from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
 from quintet.train.loop import TrainState, frozen_parameters
 from quintet.train.run import BEST, fit, restore_best, warm_up
@@ -59,7 +61,6 @@ SNAPSHOT_SAMPLES, SNAPSHOT_SHARE = 512, 0.01  # so many, within this share of a 
 WATCHED = 256  # examples of each split that detectors see
 HOPELESS = 3  # previews in a row with a severe finding, the last in the second half of the budget, end a run
 INVERTED, INVERSE_TOLERANCE = 256, 0.01
-LATENCY_DRAWS = 5
 TRACE_ITEMS, TRACE_FRAMES, TRACE_POINTS = 8, 9, 1024
 
 SPENT = {"seconds": "wall_s", "flops": "flops", "examples": "examples"}
@@ -179,6 +180,7 @@ def train_cell(
             model, codec = build(stage, dataset, job.seed, earlier)
             model.to(job.device)
             codec.to(job.device)
+            torch.set_num_threads(job.threads)  # the stage before may have been faster with fewer
             first, count = rows[stage.name]
             batches = Batches(
                 dataset.train, codec, stage.train.batch, job.seed, augment=stage.train.augment, first=first, rows=count,
@@ -236,7 +238,7 @@ def train_cell(
             return
         ledger.peak_bytes = max(0, peak_memory() - base)
         ledger.tuning_trials = job.recipe.tuning_trials
-        done = {"schema": 1, "choice": choice, "ledger": ledger.to_json(), "curve": curve}
+        done = {"schema": 1, "choice": choice, "ledger": ledger.model_dump(), "curve": curve}
         checkpoint.write_atomically(job.folder / TRAINING, json.dumps(done, indent=1).encode())
 
 
@@ -251,30 +253,21 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     """
     begin = time.perf_counter()
     report({"kind": "phase", "phase": "evaluate"})
-    plans = json.loads((job.folder / PLAN).read_text(encoding="utf-8"))["stages"]
-    torch.set_num_threads(min(job.threads, *(plan["threads"] for plan in plans.values())))  # as fast as in training
+    use_threads(job.folder, job.threads)
     trained = load(job.folder, job.device)
     model, codec, dataset = trained.model, trained.codec, job.dataset
     training = json.loads((job.folder / TRAINING).read_text(encoding="utf-8"))
     labels = proportional_labels(dataset.train.labels, n, job.seed)
-    warm = generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(job.seed, "warm"))
-    allowed = 0.4 * limit_s
-    batch = BATCH if warm.seconds * (BATCH // CHUNK) < allowed else CHUNK  # a slow sampler stops nearer to its limit
-    made = generate(model, codec, n, labels, rng=Rng(job.seed, "evaluate"), batch=batch, limit_s=allowed)
-    steps = model.sequential_steps()
-    guided = getattr(model.sampling, "guidance", 1.0) not in (0.0, 1.0)  # two evaluations instead of one
-    cost = SamplingCost(
-        seconds_per_1000=1000 * made.seconds / len(made),
-        nfe=float(steps * (1 + guided)),
-        sequential_steps=steps,
-        latency_s=latency(model, codec, {k: v[:1] for k, v in labels.items()}, job.seed, 0.1 * limit_s),
-    )
+    drawn = draw(
+        model, codec, n, labels, seed=job.seed, limit_s=0.4 * limit_s, latency_limit_s=0.1 * limit_s
+    )  # fmt: skip
+    made = drawn.made
     metrics: dict[str, Estimate] = {}
     if reference is not None:
         asked = next(iter(made.labels.values()), None)
         metrics = reference.evaluate(made.x, asked, seed=job.seed)
         metrics |= reconstruction(model, codec, reference)
-    draw_s = None if reference is None else warm.seconds
+    draw_s = None if reference is None else drawn.chunk_s
     metrics |= likelihoods(trained, dataset, job.seed, 0.3 * limit_s, draw_s)
     _write_samples(job.folder, made, dataset)
     _write_trace(job.folder, model, codec, made, job.seed)
@@ -288,7 +281,7 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
         reason=_ended_early(stability),
         metrics=metrics,
         ledger=ledger,
-        sampling=cost,
+        sampling=drawn.cost,
         stability=stability,
         choice={
             **training["choice"],
@@ -304,26 +297,11 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     return result
 
 
-def latency(
-    model: Model[Any], codec: Codec, labels: Mapping[str, NDArray[np.int64]], seed: int, limit_s: float
-) -> float:
-    """Seconds that one sample takes by itself: the median of up to five draws after the first, which warms up.
-
-    Args:
-        labels: of one item.
-        limit_s: no further draw begins after so many seconds; a single draw then speaks for itself.
-    """
-    taken: list[float] = []
-    while len(taken) < LATENCY_DRAWS + 1 and (not taken or sum(taken) < limit_s):
-        taken.append(generate(model, codec, 1, labels, rng=Rng(seed, "latency", len(taken)), batch=1).seconds)
-    return float(np.median(taken[1:] or taken))
-
-
 def remeasure(job: CellJob, reference: Reference, n: int) -> None:
     """Measure a finished cell again on its first n samples, so that every family is judged on the same number."""
     torch.set_num_threads(job.threads)
     path = job.folder / RESULT
-    result = SeedResult.model_validate_json(path.read_text(encoding="utf-8"))
+    result = read_stored(path, SeedResult)
     with np.load(job.folder / "samples.npz") as stored:
         x = stored["x"][:n]
         asked = next((stored[name][:n] for name in job.dataset.spec.conditions if name in stored), None)

@@ -52,24 +52,54 @@ def reference_s(dims: int) -> float:
     return LARGE_REFERENCE_S if dims > LARGE else REFERENCE_S
 
 
-def forecast(recipes: int, seeds: int, budget: Budget, finished: int = 0, *, dims: int, trials: int = 0) -> Forecast:
+@dataclass(frozen=True)
+class JudgeTime:
+    """Seconds that networks of the user's weights take: for the reference, and for each cell."""
+
+    reference_s: float = 0.0
+    cell_s: float = 0.0
+
+
+FREE = JudgeTime()
+
+
+def forecast(
+    recipes: int,
+    seeds: int,
+    budget: Budget,
+    finished: int = 0,
+    *,
+    dims: int,
+    trials: int = 0,
+    judges: JudgeTime = FREE,
+) -> Forecast:
     """With a given cell budget.
 
     Args:
         finished: cells that are done.
         dims: values an example.
         trials: short trainings that are to be made, if the budget leaves enough for them.
+        judges: what the user's weights add.
     """
     cells = recipes * seeds - finished
     seconds = None
     if budget.unit == "seconds":
         short = trial_budget(budget)
         each = 0.0 if short is None else short.amount + TRIAL_EXTRA_S
-        seconds = reference_s(dims) + cells * _cell_s(budget.amount) + trials * each
+        seconds = reference_s(dims) + judges.reference_s + trials * each
+        seconds += cells * (_cell_s(budget.amount) + judges.cell_s)
     return Forecast(cells, budget, seeds, seconds)
 
 
-def solve(recipes: int, seeds: int | None, within: Budget, *, dims: int, sensitivity: bool = False) -> Forecast:
+def solve(
+    recipes: int,
+    seeds: int | None,
+    within: Budget,
+    *,
+    dims: int,
+    sensitivity: bool = False,
+    judges: JudgeTime = FREE,
+) -> Forecast:
     """The largest cell budget, in whole seconds, with which the whole command fits.
 
     Seeds are given, or 3 where that leaves 30 s a cell, else 2, else 1; `sensitivity` adds the short trainings.
@@ -82,7 +112,8 @@ def solve(recipes: int, seeds: int | None, within: Budget, *, dims: int, sensiti
     for count in choices:
 
         def whole(seconds: int, count: int = count) -> Forecast:
-            return forecast(recipes, count, Budget("seconds", float(seconds)), dims=dims, trials=trials)
+            budget = Budget("seconds", float(seconds))
+            return forecast(recipes, count, budget, dims=dims, trials=trials, judges=judges)
 
         fitting = bisect_right(
             range(1, math.ceil(within.amount) + 1), within.amount, key=lambda s: whole(s).seconds or 0.0
@@ -90,7 +121,8 @@ def solve(recipes: int, seeds: int | None, within: Budget, *, dims: int, sensiti
         enough = 30.0 if count > 1 and seeds is None else SHORTEST_CELL_S
         if fitting >= enough:
             return whole(fitting)
-    shortest = reference_s(dims) + recipes * (seeds or 1) * _cell_s(SHORTEST_CELL_S)
+    shortest = reference_s(dims) + judges.reference_s
+    shortest += recipes * (seeds or 1) * (_cell_s(SHORTEST_CELL_S) + judges.cell_s)
     raise UsageError("compare.within_short", text=str(within), shortest=f"{math.ceil(shortest)}s")
 
 

@@ -22,6 +22,7 @@ import torch
 
 from quintet._version import __version__
 from quintet.compare import executor
+from quintet.compare.drawing import draw, use_threads
 from quintet.compare.likelihood import likelihoods
 from quintet.compare.reference import (
     check_judges,
@@ -29,30 +30,31 @@ from quintet.compare.reference import (
     level_reference,
     make_reference,
     nearest_pairs,
+    read_known,
     samples_for,
     write_reference,
 )
 from quintet.compare.run import Listener, machine
+from quintet.compare.stored import read_stored
 from quintet.compare.summary import summarize
 from quintet.core import checkpoint
 from quintet.core.errors import ResourceError, UsageError
-from quintet.core.ladders import Ladder
 from quintet.core.lock import locked
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.model import HasLogProb
 from quintet.core.recipe import Recipe
-from quintet.core.results import Baseline, Compare, Estimate, SamplingCost, SeedResult
+from quintet.core.results import Compare, Estimate, SamplingCost, SeedResult
 from quintet.core.rng import Rng
 from quintet.data.dataset import Dataset
 from quintet.data.given import Given
 from quintet.recipes.load import CONFIG, RESULT, load
-from quintet.tasks.generate import generate, proportional_labels
+from quintet.tasks.generate import proportional_labels
 from quintet.tasks.pictures import picture
 
 FILE = "evaluation.json"
 FULL = "reference-full.json"
 EXTERNAL = "external"
-SAMPLING_S, LIKELIHOOD_S = 120.0, 60.0
+SAMPLING_S, LATENCY_S, LIKELIHOOD_S = 120.0, 30.0, 60.0
 """Of one run, at most about."""
 
 
@@ -173,16 +175,20 @@ class Judging:
     def _draw(self, source: Judged) -> tuple[Any, Any, dict[str, Any]]:
         """Samples of a run as a comparison draws them, and what is known of their cost and likelihood."""
         assert source.run is not None
+        use_threads(source.run, self.threads)
         trained = load(source.run, self.device)
         model, codec = trained.model, trained.codec
         seed = int(trained.config["seed"])
         labels = proportional_labels(self.dataset.train.labels, self.samples, seed)
-        made = generate(model, codec, self.samples, labels, rng=Rng(seed, "evaluate"), limit_s=SAMPLING_S)
-        steps = model.sequential_steps()
-        cost = SamplingCost(seconds_per_1000=1000 * made.seconds / len(made), nfe=float(steps), sequential_steps=steps)
+        drawn = draw(
+            model, codec, self.samples, labels, seed=seed, limit_s=SAMPLING_S, latency_limit_s=LATENCY_S
+        )  # fmt: skip
+        made, trace = drawn.made, source.run / "trace.npz"
+        if trace.exists():  # how it generates, for the report
+            shutil.copyfile(trace, self._place(source) / trace.name)
         known = {
             "metrics": {k: e.model_dump() for k, e in likelihoods(trained, self.dataset, seed, LIKELIHOOD_S).items()},
-            "sampling": cost.model_dump(),
+            "sampling": drawn.cost.model_dump(),
             "capabilities": list(trained.capabilities),
             "likelihood": model.likelihood if isinstance(model, HasLogProb) else "undefined",
             "family": trained.config["family"],
@@ -223,15 +229,17 @@ class Judging:
 
     def _write(self, n: int) -> Compare:
         """Gather all sources into evaluation.json."""
-        known = json.loads((self.folder / "reference" / "reference.json").read_text(encoding="utf-8"))
-        floor = {name: Estimate.model_validate(value) for name, value in known["floor"].items()}
+        known = read_known(self.folder)
+        assert known is not None
         rows = []
         for source in self.sources:
-            cell = SeedResult.model_validate_json((self._place(source) / RESULT).read_text(encoding="utf-8"))
-            row = summarize(_row(source.name, self._known(source).get("family", EXTERNAL)), [cell], floor)
+            cell = read_stored(self._place(source) / RESULT, SeedResult)
+            row = summarize(_row(source.name, self._known(source).get("family", EXTERNAL)), [cell], known.floor)
             rows.append(row.model_copy(update={"failure": None, "steadiness": None}))  # nothing was trained here
+        read = [source for source in self.sources if source.notes]
         notes = {
-            lang: {s.name: [text[lang] for text in s.notes] for s in self.sources if s.notes} for lang in LANGUAGES
+            lang: " · ".join(f"{s.name}: {'; '.join(text[lang] for text in s.notes)}" for s in read)
+            for lang in LANGUAGES
         }
         result = Compare(
             name=self.folder.name,
@@ -241,15 +249,15 @@ class Judging:
             budget={"cell": "", "seeds": 1},
             protocol={
                 "samples": {lang: say("evaluate.protocol", lang, n=n) for lang in LANGUAGES},
-                "sources": notes,
-                "spaces": known["spaces"],
-                "judge": known["judge"],
+                "sources": notes if read else {},
+                "spaces": known.spaces,
+                "judge": known.judge,
             },
-            machine=machine(self.threads, known.get("device", self.device)),
-            floor=floor,
-            ladders={name: Ladder.model_validate(value) for name, value in known.get("ladders", {}).items()},
+            machine=machine(self.threads, known.device),
+            floor=known.floor,
+            ladders=known.ladders,
             recipes=rows,
-            baselines=[Baseline.model_validate(row) for row in known["baselines"]],
+            baselines=known.baselines,
         )
         checkpoint.write_atomically(self.folder / FILE, result.model_dump_json(indent=1, by_alias=True).encode())
         return result

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
+from quintet.compare import executor
+from quintet.compare.stored import read_stored
 from quintet.core.checkpoint import write_atomically
-from quintet.core.errors import UsageError
-from quintet.core.results import Baseline
+from quintet.core.errors import ResourceError, UsageError
+from quintet.core.ladders import Ladder
+from quintet.core.results import Baseline, BaselineName, Estimate, Strict
 from quintet.core.rng import Rng
 from quintet.data.dataset import Dataset, Split
 from quintet.metrics.baselines import baselines
 from quintet.metrics.codecs import codecs
-from quintet.metrics.evaluate import Modes, Part, Reference
+from quintet.metrics.evaluate import MOST, Modes, Part, Reference
 from quintet.metrics.judges import Judge, RandomSpace, make_judge, train_exemplars
 from quintet.metrics.judges.weights import load_judges
-from quintet.metrics.ladders import ladders
+from quintet.metrics.ladders import LADDER_ITEMS, ladders
 from quintet.metrics.memory import repeats
 
 JUDGE_SEED = 0
@@ -29,6 +32,50 @@ OWN = "self-supervised"
 SAMPLES = 1000
 NEAREST_SHOWN = 8
 REAL_SHOWN = 1024
+
+
+class Known(Strict):
+    """What reference.json holds: what a comparison's models are held against, measured once.
+
+    Attributes:
+        floor, ladders, baselines: as in compare.json.
+        judge, spaces: for the protocol.
+        repeats: examples that stand in the data more than once.
+        codecs: bits per dimension of file formats.
+        device: that measured.
+    """
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    floor: dict[str, Estimate]
+    ladders: dict[str, Ladder]
+    baselines: list[Baseline]
+    judge: dict[str, Any]
+    spaces: dict[str, Any]
+    repeats: dict[str, int]
+    codecs: dict[str, Estimate]
+    device: str
+
+
+NOTHING = Known(floor={}, ladders={}, baselines=[], judge={}, spaces={}, repeats={}, codecs={}, device="")
+"""Before anything is measured."""
+
+
+def known_path(folder: Path) -> Path:
+    """Of reference.json in a comparison's folder."""
+    return folder / "reference" / "reference.json"
+
+
+def read_known(folder: Path) -> Known | None:
+    """What is known of a comparison's reference; None before it was made.
+
+    Raises: UsageError where another version wrote it.
+    """
+    path = known_path(folder)
+    return read_stored(path, Known) if path.exists() else None
+
+
+def write_known(folder: Path, known: Known) -> None:
+    write_atomically(known_path(folder), known.model_dump_json(indent=1, by_alias=True).encode())
 
 
 def make_reference(
@@ -75,17 +122,44 @@ def _kept(place: Path, make: Callable[[], Any]) -> Any:
 def check_judges(folder: Path, dataset: Dataset, judges: Mapping[str, Path]) -> None:
     """See that given weights can be read, and that a comparison begun in the folder had the same.
 
-    Raises: UsageError.
+    Raises: UsageError, also where another version wrote the reference.
     """
     given = {name: space.hash for name, space in load_judges(judges, dataset.spec).items()}
-    path = folder / "reference" / "reference.json"
-    if not path.exists():
+    known = read_known(folder)
+    if known is None:
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))["spaces"].get("pretrained", {})
-    held = {name: space["sha256"] for name, space in stored.items()}
+    held = {name: space["sha256"] for name, space in known.spaces.get("pretrained", {}).items()}
     changed = [name for name in {*given, *held} if given.get(name) != held.get(name)]
     if changed:
         raise UsageError("judge.changed", path=folder, name=", ".join(sorted(changed)))
+
+
+def judge_seconds(judges: Mapping[str, Path], dataset: Dataset, device: str, threads: int) -> float:
+    """Seconds that the user's networks take for the features of one item, all together; measured in a worker.
+
+    Raises: ResourceError where they cannot be run here.
+    """
+    if not judges:
+        return 0.0
+    told: list[Mapping[str, Any]] = []
+
+    def measure(report: Callable[[Mapping[str, Any]], None]) -> None:
+        torch.set_num_threads(threads)
+        spaces = load_judges(judges, dataset.spec, device=device).values()
+        report({"kind": "judges", "seconds": sum(space.seconds_each(dataset.train.x) for space in spaces)})
+
+    start = executor.run if executor.can_fork() else executor.run_here
+    with executor.one_thread():
+        out = start(measure, told.append)
+    if not out.done:
+        raise ResourceError("compare.reference", why=out.reason())
+    return float(told[-1]["seconds"])
+
+
+def judge_items(dataset: Dataset, samples: int) -> int:
+    """Items whose features the reference of a comparison takes: floor, ladder, baselines and what they are held to."""
+    test, train = min(len(dataset.test), MOST), len(dataset.train)
+    return test + min(test, train) + LADDER_ITEMS + min(samples, train) + len(get_args(BaselineName)) * samples
 
 
 def write_reference(
@@ -132,18 +206,17 @@ def write_reference(
     if shown.labels is not None:
         real["label"] = shown.labels[:REAL_SHOWN]
     np.savez_compressed(folder / "real.npz", allow_pickle=False, **real)
-    known = {
-        "schema": 1,
-        "floor": {name: e.model_dump() for name, e in floor.items()},
-        "ladders": {name: ladder.model_dump() for name, ladder in steps.items()},
-        "baselines": [row.model_dump() for row in rows],
-        "judge": reference.judge.to_json(),
-        "spaces": reference.to_json(),
-        "repeats": repeats(train.x, test.x),
-        "codecs": {name: e.model_dump() for name, e in codecs(test.x, dataset.spec).items()},
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-    }
-    write_atomically(place / "reference.json", json.dumps(known, indent=1, default=str).encode())
+    known = Known(
+        floor=floor,
+        ladders=steps,
+        baselines=rows,
+        judge=reference.judge.to_json(),
+        spaces=reference.to_json(),
+        repeats=repeats(train.x, test.x),
+        codecs=codecs(test.x, dataset.spec),
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+    )
+    write_known(folder, known)
 
 
 def level_reference(folder: Path, dataset: Dataset, samples: int) -> None:
@@ -151,20 +224,23 @@ def level_reference(folder: Path, dataset: Dataset, samples: int) -> None:
 
     A classifier learns more from more examples, so that CAS may be compared only at one number of them.
     """
-    path = folder / "reference" / "reference.json"
-    known = json.loads(path.read_text(encoding="utf-8"))
-    if known["spaces"]["cas_size"] <= samples:
+    known = read_known(folder)
+    if known is None or known.spaces["cas_size"] <= samples:
         return
     reference = make_reference(folder, dataset)
-    known["floor"]["cas"] = reference.real_cas(samples).model_dump()
-    for row in known["baselines"]:
-        place = folder / row["run"] / "samples.npz"
+    rows = []
+    for row in known.baselines:
+        place = folder / row.run / "samples.npz"
         if place.exists():
             with np.load(place) as stored:
                 labels = stored["label"] if "label" in stored.files else None
-                row["metrics"]["cas"] = reference.cas(stored["x"], labels, samples).model_dump()
-    known["spaces"]["cas_size"] = samples
-    write_atomically(path, json.dumps(known, indent=1, default=str).encode())
+                found = reference.cas(stored["x"], labels, samples)
+            rows.append(row.model_copy(update={"metrics": {**row.metrics, "cas": found}}))
+        else:
+            rows.append(row)
+    floor = {**known.floor, "cas": reference.real_cas(samples)}
+    spaces = {**known.spaces, "cas_size": samples}
+    write_known(folder, known.model_copy(update={"floor": floor, "baselines": rows, "spaces": spaces}))
 
 
 def samples_for(dataset: Dataset) -> int:

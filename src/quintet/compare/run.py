@@ -24,32 +24,38 @@ from quintet.compare import executor
 from quintet.compare.advice import advise
 from quintet.compare.cell import CellJob, evaluate_cell, remeasure, train_cell
 from quintet.compare.claims import claims
-from quintet.compare.forecast import Forecast, evaluation_limit_s, forecast, solve, trial_budget
+from quintet.compare.forecast import FREE, Forecast, JudgeTime, evaluation_limit_s, forecast, solve, trial_budget
 from quintet.compare.rates import RATE, RATES, rate_jobs, read_trials, run_trial, write_trial
 from quintet.compare.reference import (
+    NOTHING,
     SAMPLES,
+    Known,
     check_judges,
     describe,
+    judge_items,
+    judge_seconds,
+    known_path,
     level_reference,
     make_reference,
+    read_known,
     samples_for,
     write_reference,
 )
 from quintet.compare.snapshots import COSTS, at_equal
 from quintet.compare.stability import count_spikes, logged
 from quintet.compare.standing import standing
+from quintet.compare.stored import read_stored
 from quintet.compare.summary import summarize
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
 from quintet.core.config import classes
 from quintet.core.errors import DataError, Interrupted, ResourceError, UsageError
 from quintet.core.interrupt import graceful
-from quintet.core.ladders import Ladder
 from quintet.core.lock import locked
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.processes import here
 from quintet.core.recipe import Recipe
-from quintet.core.results import Baseline, Compare, Estimate, RateTrial, RecipeResult, SeedResult
+from quintet.core.results import Compare, RateTrial, RecipeResult, SeedResult
 from quintet.data.begun import hold
 from quintet.data.dataset import Dataset
 from quintet.data.report import FILE as DATA_REPORT
@@ -81,6 +87,7 @@ class Comparison:
         overrides: config changes for every recipe.
         sensitivity: whether each recipe is also trained shortly at other learning rates.
         judges: weights of pretrained networks to judge with, by name.
+        judge_time: what those take.
         kept: rows of an earlier command with other recipes in the same folder; they stay.
         created: ISO time in UTC.
     """
@@ -97,6 +104,7 @@ class Comparison:
     overrides: tuple[tuple[str, str], ...] = ()
     sensitivity: bool = False
     judges: Mapping[str, Path] = field(default_factory=dict)
+    judge_time: JudgeTime = FREE
     kept: list[RecipeResult] = field(default_factory=list)
     created: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
@@ -132,7 +140,10 @@ class Comparison:
     def forecast(self) -> Forecast:
         done = len(self.jobs()) - len(self.todo())
         left = len(self.trials())
-        return forecast(len(self.recipes), self.seeds, self.budget, done, dims=self.dataset.spec.dims, trials=left)
+        return forecast(
+            len(self.recipes), self.seeds, self.budget, done, dims=self.dataset.spec.dims, trials=left,
+            judges=self.judge_time,
+        )  # fmt: skip
 
     def run(self, listen: Listener, rewrite: Callable[[Path], None] = lambda folder: None) -> Compare:
         """Do what is not done yet.
@@ -149,7 +160,7 @@ class Comparison:
             self._claim()
             hold(self.dataset, self.folder)
             write_data_report(describe_data(self.dataset), self.folder / DATA_REPORT)
-            if not (self.folder / "reference" / "reference.json").exists():
+            if not known_path(self.folder).exists():
                 listen({"kind": "reference"})
                 out = start(
                     lambda report: write_reference(
@@ -202,14 +213,17 @@ class Comparison:
         for job in self.jobs():
             path = job.folder / RESULT
             if path.exists():
-                cells[job.recipe.name].append(SeedResult.model_validate_json(path.read_text(encoding="utf-8")))
-        stored = self.folder / "reference" / "reference.json"
-        known = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+                cells[job.recipe.name].append(read_stored(path, SeedResult))
+        known = read_known(self.folder) or NOTHING
         result = Compare(
             name=self.folder.name,
             quintet=__version__,
             created=self.created,
-            data={**describe(self.dataset), **{name: known.get(name, {}) for name in ("repeats", "codecs")}},
+            data={
+                **describe(self.dataset),
+                "repeats": known.repeats,
+                "codecs": {name: e.model_dump() for name, e in known.codecs.items()},
+            },
             budget={
                 "cell": str(self.budget),
                 "unit": self.budget.unit,
@@ -217,11 +231,11 @@ class Comparison:
                 "seeds": self.seeds,
             },
             protocol=self._protocol(known),
-            machine=machine(self.threads, known.get("device", self.device)),
-            floor={name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()},
-            ladders={name: Ladder.model_validate(value) for name, value in known.get("ladders", {}).items()},
+            machine=machine(self.threads, known.device or self.device),
+            floor=known.floor,
+            ladders=known.ladders,
             recipes=[*(self._summary(recipe, cells[recipe.name], known) for recipe in self.recipes), *self.kept],
-            baselines=[Baseline.model_validate(row) for row in known.get("baselines", [])],
+            baselines=known.baselines,
         )
         result = result.model_copy(update=standing(result))
         result = result.model_copy(update={"equal": {cost: at_equal(result, cost) for cost in COSTS}})
@@ -233,12 +247,11 @@ class Comparison:
         rewrite(self.folder)
         return result
 
-    def _summary(self, recipe: Recipe, cells: Sequence[SeedResult], known: Mapping[str, Any]) -> RecipeResult:
-        floor = {name: Estimate.model_validate(value) for name, value in known.get("floor", {}).items()}
+    def _summary(self, recipe: Recipe, cells: Sequence[SeedResult], known: Known) -> RecipeResult:
         no_trials = "" if self.sensitivity else "off"
         if trial_budget(self.budget) is None:
             no_trials = "short"
-        return summarize(recipe, cells, floor, read_trials(self.folder / "cells", recipe.name), no_trials)
+        return summarize(recipe, cells, known.floor, read_trials(self.folder / "cells", recipe.name), no_trials)
 
     def _cell(self, job: CellJob, report: Listener, stop: Callable[[], bool]) -> None:
         train_cell(job, report, stop)
@@ -251,7 +264,7 @@ class Comparison:
         for job in self.jobs():
             path = job.folder / RESULT
             if path.exists():
-                cell = SeedResult.model_validate_json(path.read_text(encoding="utf-8"))
+                cell = read_stored(path, SeedResult)
                 if cell.status == "done":
                     done.append((job, cell.choice["samples"]))
         least = min((n for _, n in done), default=self.samples)
@@ -299,7 +312,7 @@ class Comparison:
         held = json.loads(path.read_text(encoding="utf-8"))
         self.created = held["created"]
         mine = {recipe.name for recipe in self.recipes}
-        self.kept = [row for row in Compare.model_validate(held).recipes if row.name not in mine and row.seeds]
+        self.kept = [row for row in read(self.folder).recipes if row.name not in mine and row.seeds]
         for job in self.jobs():
             config = job.folder / CONFIG
             if config.exists() and json.loads(config.read_text(encoding="utf-8"))["stages"] != job.config()["stages"]:
@@ -311,7 +324,7 @@ class Comparison:
                     raise UsageError("data.changed", path=self.folder)
                 raise UsageError("compare.other", path=self.folder, what=what)
 
-    def _protocol(self, known: Mapping[str, Any]) -> dict[str, Any]:
+    def _protocol(self, known: Known) -> dict[str, Any]:
         keys = ["samples", "budget", "choices", "tuning", "summary", "verdicts"]
         keys += ["sensitivity"] if self.sensitivity and trial_budget(self.budget) is not None else []
         spent = ", ".join(f"{recipe.name} {recipe.tuning_trials}" for recipe in self.recipes if recipe.tuning_trials)
@@ -324,8 +337,8 @@ class Comparison:
         return {
             **texts,
             "left_out": dict(self.unfit),
-            "spaces": known.get("spaces", {}),
-            "judge": known.get("judge", {}),
+            "spaces": known.spaces,
+            "judge": known.judge,
         }
 
 
@@ -369,12 +382,17 @@ def plan(
     if not fitting:
         raise UsageError("compare.nothing_fits", data=dataset.name)
     held, dims = _held_budget(folder, dataset) if budget is None else None, dataset.spec.dims
+    threads, samples = threads or default_threads(), samples or samples_for(dataset)
+    each = judge_seconds(judges or {}, dataset, device, threads)
+    judge_time = JudgeTime(each * judge_items(dataset, samples), each * samples)
     if budget is None and held is not None:  # continuing: the same cells, never others
-        settled = forecast(len(fitting), seeds or held[1], held[0], dims=dims)
+        settled = forecast(len(fitting), seeds or held[1], held[0], dims=dims, judges=judge_time)
     elif budget is not None:
-        settled = forecast(len(fitting), seeds or 3, budget, dims=dims)
+        settled = forecast(len(fitting), seeds or 3, budget, dims=dims, judges=judge_time)
     else:
-        settled = solve(len(fitting), seeds, within or WITHIN, dims=dims, sensitivity=sensitivity is not False)
+        settled = solve(
+            len(fitting), seeds, within or WITHIN, dims=dims, sensitivity=sensitivity is not False, judges=judge_time
+        )  # fmt: skip
     for recipe in fitting:  # a user's own: this process will read its runs; if it cannot be built, its cell says why
         with suppress(Exception):
             add_kinds(classes(recipe.stages(dataset.spec, settled.budget)))
@@ -386,11 +404,12 @@ def plan(
         settled.seeds,
         settled.budget,
         device,
-        threads or default_threads(),
-        samples or samples_for(dataset),
+        threads,
+        samples,
         overrides,
         settled.budget.unit == "seconds" if sensitivity is None else sensitivity,
         dict(judges or {}),
+        judge_time,
     )
 
 
@@ -402,12 +421,12 @@ def default_threads() -> int:
 def read(folder: Path) -> Compare:
     """The comparison in a folder.
 
-    Raises: UsageError (exit 2) if there is none.
+    Raises: UsageError (exit 2) if there is none, or if another version wrote it.
     """
-    try:
-        return Compare.model_validate_json((folder / COMPARE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError("compare.none", path=folder) from error
+    path = folder / COMPARE
+    if not path.is_file():
+        raise UsageError("compare.none", path=folder)
+    return read_stored(path, Compare)
 
 
 def machine(threads: int, device: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ geometric mean of the parts that were measured, so that no part can be bought wi
 
 | part | measured | value |
 | finished | share of trainings that neither failed, diverged nor ended as hopeless | the share |
-| smooth | jumps of losses and gradient norms per 1,000 logged values | 1 / (1 + jumps / 10) |
+| smooth | jumps of losses and gradient norms per 1,000 values, at every step | 1 / (1 + jumps / 10) |
 | unbroken | updates left out and 10 times the returns to a checkpoint, per training | 1 / (1 + that / 10) |
 | covered | share of trainings without an alarm of collapse | the share |
 | seeds | standard deviation of KID over seeds, in the floor's standard deviations | 1 / (1 + that / 10) |
@@ -29,7 +29,7 @@ import numpy as np
 
 from quintet.compare.forecast import TRIALS
 from quintet.core.results import Estimate, RateTrial, SeedResult, StabilityPart, StabilityScore
-from quintet.core.statistics import exact_interval, spikes
+from quintet.core.statistics import exact_interval
 from quintet.core.verdicts import floor_sd
 
 LEAST = 0.05  # what a part counts at least in the score
@@ -47,19 +47,12 @@ def logged(path: Path) -> list[dict[str, Any]]:
 
 
 def count_spikes(lines: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Jumps of each player's loss and gradient norm in a log, and how many values were judged."""
-    series: dict[tuple[Any, ...], list[float]] = {}
-    for line in lines:
-        if line.get("kind") != "step":
-            continue
-        stage, norms = line.get("stage"), line.get("grad_norm") or {}
-        for player, norm in norms.items():
-            loss = (line.get(player) or {}).get("total")
-            for what, value in (("loss", loss), ("norm", norm)):
-                if isinstance(value, int | float) and math.isfinite(value):
-                    series.setdefault((stage, player, what), []).append(float(value))
-    counts = [spikes(values) for values in series.values()]
-    return sum(found for found, _ in counts), sum(n for _, n in counts)
+    """Jumps of losses and gradient norms over all stages of a log, and how many values were judged.
+
+    Each stage tells its running total now and then, so that its last line counts.
+    """
+    last = {line.get("stage"): line for line in lines if line.get("kind") == "spikes"}
+    return sum(int(line["found"]) for line in last.values()), sum(int(line["judged"]) for line in last.values())
 
 
 def failure_rate(seeds: Sequence[SeedResult]) -> Estimate | None:
@@ -88,10 +81,10 @@ def score(
     if not ended:
         return None
     parts = {
-        "finished": _share([seed.status == "done" and not _hopeless(seed) for seed in ended]),
+        "finished": _share([seed.status == "done" and not hopeless(seed) for seed in ended]),
         "smooth": _smooth(ended),
         "unbroken": _unbroken(ended),
-        "covered": _share([not (seed.stability.collapsed or _severe(seed)) for seed in ended if seed.status == "done"]),
+        "covered": _share([not (seed.stability.collapsed or severe(seed)) for seed in ended if seed.status == "done"]),
         "seeds": _between_seeds(ended, floor.get("kid")),
         "rate": _rate(trials, floor_sd(floor.get("kid_pca")), rates),
     }
@@ -113,13 +106,23 @@ def _smooth(ended: Sequence[SeedResult]) -> StabilityPart:
         return StabilityPart(value=None, reason="short_log")
     low, high = (1000 * end for end in exact_interval(found, watched))
     rate = 1000 * found / watched
-    return StabilityPart(value=1 / (1 + rate / 10), measured=rate, low=low, high=high, n=watched)
+    return StabilityPart(value=smoothness(found, watched), measured=rate, low=low, high=high, n=watched)
 
 
 def _unbroken(ended: Sequence[SeedResult]) -> StabilityPart:
     back = sum(event.get("what") == "rollback" for seed in ended for event in seed.stability.events)
     trouble = (sum(seed.stability.skipped_steps for seed in ended) + 10 * back) / len(ended)
-    return StabilityPart(value=1 / (1 + trouble / 10), measured=trouble, n=len(ended))
+    return StabilityPart(value=steadiness(trouble), measured=trouble, n=len(ended))
+
+
+def smoothness(spikes: int, watched: int) -> float:
+    """In (0, 1], from spikes among so many values."""
+    return 1 / (1 + 1000 * spikes / watched / 10)
+
+
+def steadiness(trouble: float) -> float:
+    """In (0, 1], from updates left out and ten times the returns to a checkpoint."""
+    return 1 / (1 + trouble / 10)
 
 
 def _between_seeds(ended: Sequence[SeedResult], floor: Estimate | None) -> StabilityPart:
@@ -153,11 +156,12 @@ def _excess(trial: RateTrial, spread: float) -> float | None:
     return None if trial.status != "done" or value is None else max(value, 0.0) + spread
 
 
-def _hopeless(seed: SeedResult) -> bool:
+def hopeless(seed: SeedResult) -> bool:
+    """Whether a training was given up since its samples were worthless."""
     return any(event.get("what") == "hopeless" for event in seed.stability.events)
 
 
-def _severe(seed: SeedResult) -> bool:
+def severe(seed: SeedResult) -> bool:
     """Whether a detector found something severe in the second half; early samples are poor in every family."""
     half = seed.curve[-1]["step"] / 2 if seed.curve else 0
     return any(event.get("severe") and event.get("step", 0) >= half for event in seed.stability.events)

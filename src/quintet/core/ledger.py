@@ -14,10 +14,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -110,36 +110,10 @@ class FlopCounter(TorchDispatchMode):
         return out
 
 
-@dataclass
-class Ledger:
-    """Running totals of one model's training, over all its stages.
+class Ledger(LedgerEntry):
+    """Running totals of one model's training: an entry that is still being written."""
 
-    Attributes:
-        wall_s, cpu_s: what counts against the budget: calibration, training, the choice of the average.
-        preview_s, checkpoint_s, evaluation_s: recorded apart.
-        peak_bytes: most memory above what the process held at its start.
-        gpu_s, energy_j, others_s: by the machine's meters in the time that counts, None where there are none.
-        energy: what energy_j counts; where it is None, why.
-        cores: that others_s is core seconds of.
-        tuning_trials: trainings spent before on choosing the recipe's settings.
-    """
-
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    flops: float = 0.0
-    examples: int = 0
-    steps: int = 0
-    params: int = 0
-    peak_bytes: int = 0
-    preview_s: float = 0.0
-    checkpoint_s: float = 0.0
-    evaluation_s: float = 0.0
-    gpu_s: float | None = None
-    energy_j: float | None = None
-    energy: str = ""
-    others_s: float | None = None
-    cores: float = 0.0
-    tuning_trials: int = 0
+    model_config = ConfigDict(frozen=False)
 
     def meter(self, meters: Meters) -> None:
         """Add what meters rose by."""
@@ -147,12 +121,6 @@ class Ledger:
             setattr(self, name, (getattr(self, name) or 0.0) + rise)
         self.cores = meters.cores
         self.energy = meters.missing.get("energy_j") or meters.energy
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def entry(self) -> LedgerEntry:
-        return LedgerEntry(**self.to_json())
 
 
 class Stopwatch:

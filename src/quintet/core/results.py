@@ -53,20 +53,23 @@ class Estimate(Strict):
 
 
 class LedgerEntry(Strict):
-    """What a model cost. `wall_s` is all that counts against the budget; evaluation is apart in `evaluation_s`.
+    """What a model cost, over all its stages.
 
+    `wall_s` and `cpu_s` are all that counts against the budget: calibration, training, the choice of the average;
+    `preview_s`, `checkpoint_s` and `evaluation_s` are apart. `peak_bytes` is the most memory above what the process
+    held at its start, `tuning_trials` the trainings spent before on choosing the recipe's settings.
     `gpu_s`, `energy_j` and `others_s` (core seconds that others used of `cores`) are null where nothing counts them.
     `energy` is what the joules are of ("processor", "gpu", "processor+gpu"; the processor's are the whole machine's);
     without joules why: "absent", "forbidden" (root alone may read the meter), "processes".
     """
 
-    wall_s: float
-    cpu_s: float
-    flops: float
-    examples: int
-    steps: int
-    params: int
-    peak_bytes: int
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    flops: float = 0.0
+    examples: int = 0
+    steps: int = 0
+    params: int = 0
+    peak_bytes: int = 0
     evaluation_s: float = 0.0
     preview_s: float = 0.0
     checkpoint_s: float = 0.0
@@ -90,7 +93,7 @@ class SamplingCost(Strict):
 class Stability(Strict):
     """Events of one run: `diverged`, `collapsed`, skipped steps, spikes, and a line each for what happened.
 
-    `spikes` counts jumps of losses and gradient norms among `watched` logged values.
+    `spikes` counts jumps of losses and gradient norms among `watched` values, those of every step.
     """
 
     diverged: bool = False
@@ -188,8 +191,11 @@ class RecipeResult(Strict):
     capabilities: list[str] = []
 
 
+BaselineName = Literal["bootstrap", "histograms", "mixture", "local"]
+
+
 class Baseline(Strict):
-    name: Literal["bootstrap", "histograms", "mixture", "local"]
+    name: BaselineName
     metrics: dict[str, Estimate]
     run: str = ""
 

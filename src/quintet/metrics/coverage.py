@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from quintet.core.results import Estimate
 from quintet.core.rng import Rng
 from quintet.metrics.neighbours import nearest
-from quintet.metrics.sizes import Array, proportion, too_few
+from quintet.metrics.sizes import Array, proportion, too_few, unavailable
 
 SHARE = 0.2
 """Of its fair share that a mode needs to count as covered."""
@@ -129,6 +129,31 @@ def class_metrics(
     counts = np.bincount(predicted, minlength=len(fair)).astype(np.int64)
     histogram = Histogram(counts, len(predicted), fair)
     return histogram_metrics(histogram, f"classes as seen by {judge}", rng=rng, size=size, real=real)
+
+
+def cluster_metrics(
+    found: NDArray[np.int64], fair: Array, space: str, *, rng: Rng, size: int | None = None, real: int | None = None
+) -> dict[str, Estimate]:
+    """`modes_kl` over k-means clusters of real items, where neither modes nor classes are known; `modes` is null.
+
+    A cluster may be half a mode or two, so that a count of clusters would be no count of modes; the histogram over them
+    still tells of every share that is lost.
+
+    Args:
+        found: (N,) the cluster of each sample.
+        fair: (K,) shares of the clusters in real data.
+        space: of the clusters, named in the protocol.
+        rng, size, real: see histogram_metrics.
+    Source: Richardson & Weiss 2018, arXiv:1805.12462 (shares of k-means bins); theirs are tested bin by bin.
+    """
+    none = unavailable("not available: neither known modes nor labels", len(found))
+    missing = too_few("modes", len(found))
+    if missing:
+        return {"modes": none, "modes_kl": missing}
+    counts = np.bincount(found, minlength=len(fair)).astype(np.int64)
+    histogram = Histogram(counts, len(found), fair)
+    what = f"k-means clusters of real items in {space}"
+    return {"modes": none, "modes_kl": histogram_metrics(histogram, what, rng=rng, size=size, real=real)["modes_kl"]}
 
 
 def histogram_metrics(

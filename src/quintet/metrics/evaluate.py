@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from quintet.core.results import Estimate
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
-from quintet.metrics.classify import MOST, cas
-from quintet.metrics.coverage import class_metrics, known_modes, mode_metrics
+from quintet.metrics.classify import MOST as MOST_CAS
+from quintet.metrics.classify import cas
+from quintet.metrics.coverage import class_metrics, cluster_metrics, known_modes, mode_metrics
 from quintet.metrics.distances import fd, kid, real_kernels
 from quintet.metrics.diversity import MOST as MOST_VENDI
 from quintet.metrics.diversity import vendi_ratio, vendi_score
@@ -61,6 +62,12 @@ Labels = NDArray[np.int64] | None
 
 RECONSTRUCTED = ("kid", "fd", "sharpness")
 MEMORY = ("memorisation", "memorisation_judge", "copies", "c_t", "authenticity")
+
+MOST = 1000
+"""Test items that metrics see at most."""
+
+MOST_CLUSTERS, CLUSTER = 20, 15
+"""Clusters that stand for modes where none are known, and test items for each of them, on average and at least."""
 
 MOST_VALUES = 250_000_000
 """Numbers of the training split held for the search of copies (1 GB); of a larger one evenly spaced items."""
@@ -182,7 +189,7 @@ class Reference:
         pretrained: Mapping[str, PretrainedSpace] | None = None,
         spare: NDArray[np.generic] | None = None,
         modes: Modes | None = None,
-        most: int = 1000,
+        most: int = MOST,
         seed: int = 0,
     ) -> None:
         if not len(train.x) or not len(test.x):
@@ -216,6 +223,10 @@ class Reference:
             self.fair: Array = seen / seen.sum()
             if self.test.labels is not None:
                 judge.measure(self.test.x, self.test.labels)
+        self.clusters = None if self.sees_classes or self.modes is not None else self._clusters()
+        if self.clusters is not None:
+            shares = np.bincount(self.clusters.of(self.test_views.judge), minlength=len(self.clusters.centres))
+            self.fair = shares / shares.sum()
 
     @staticmethod
     def build(
@@ -226,7 +237,7 @@ class Reference:
         judge: Part,
         test: Part,
         modes: Modes | None = None,
-        most: int = 1000,
+        most: int = MOST,
         seed: int = 0,
     ) -> Reference:
         """Train the judge on its split (seconds) and set up the rest; all splits raw."""
@@ -277,7 +288,7 @@ class Reference:
         return {
             **self._distances(fake, rng, resamples),
             **self._sets(fake),
-            **self._mode_metrics(fake.x, rng),
+            **self._mode_metrics(fake, rng),
             "sharpness": sharpness(self._images(fake.x), self._images(self.test.x), rng=rng("sharpness")),
         }
 
@@ -319,7 +330,7 @@ class Reference:
     @property
     def cas_size(self) -> int:
         """Labelled samples that the classifier of CAS is trained on."""
-        return min(len(self.train.x), MOST)
+        return min(len(self.train.x), MOST_CAS)
 
     def validation_kid(self, samples: NDArray[np.generic], validation: NDArray[np.generic]) -> Estimate:
         """KID in PCA space against validation items: the one number by which choices (EMA width) are made."""
@@ -451,16 +462,29 @@ class Reference:
         sets = [fake[i * len(real) : (i + 1) * len(real)] for i in range(min(2, len(fake) // len(real)))]
         return _mean([vendi_ratio(x, real, self.spread, space=self.judge.name, known=known) for x in sets])
 
-    def _mode_metrics(self, x: NDArray[np.generic], rng: Rng) -> dict[str, Estimate]:
+    def _clusters(self) -> Cells | None:
+        """Clusters of the judge's space, of real items in neither train nor test; None where there are too few."""
+        if self.spare is None:
+            return None
+        count = min(MOST_CLUSTERS, min(len(self.spare), len(self.test.x)) // CLUSTER)
+        return None if count < 2 else Cells(self.views(self.spare).judge, count, rng=Rng(self.seed, "clusters"))
+
+    def _mode_metrics(self, fake: Views, rng: Rng) -> dict[str, Estimate]:
+        x, real = fake.x, len(self.test.x)
         if self.modes is not None:
             centres, scale = matrix(self.modes.centres), float(self.modes.scale)
             expected = known_modes(matrix(self.test.x), centres, scale)[1] / len(self.test.x)
             return mode_metrics(matrix(x), centres, scale, rng=rng("modes"), expected=expected, size=self.size)
+        if self.clusters is not None:
+            found = self.clusters.of(fake.judge)
+            return cluster_metrics(
+                found, self.fair, self.judge.name, rng=rng("modes"), size=self.size, real=real
+            )  # fmt: skip
         if not self.sees_classes:
             why = unavailable("not available: neither known modes nor labels")
             return {"modes": why, "modes_kl": why}
         return class_metrics(
-            self.judge.predict(x), self.fair, self.judge.name, rng=rng("modes"), size=self.size, real=len(self.test.x)
+            self.judge.predict(x), self.fair, self.judge.name, rng=rng("modes"), size=self.size, real=real
         )
 
     def _pairs(self, fake: Features, real: Features, most: int = 2) -> list[tuple[Features, Features]]:

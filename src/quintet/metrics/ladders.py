@@ -22,7 +22,9 @@ from quintet.core.results import BETTER, Estimate
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
 from quintet.metrics.classify import cas
+from quintet.metrics.distances import fd
 from quintet.metrics.evaluate import Part, Reference
+from quintet.metrics.judges.pretrained import PretrainedSpace
 from quintet.metrics.sizes import Z95, Array, matrix
 
 MOST = 500
@@ -37,6 +39,13 @@ MOST_COPIES = 300
 BLUR, NOISE, LEVELS = (0.25, 0.5, 1.0), (0.02, 0.05, 0.1, 0.2), (16.0, 8.0, 4.0)
 CLASSES, DUPLICATES, COPIES = (0.1, 0.3, 0.5), (0.5, 0.9), (0.1, 0.5)
 SHRINK = (0.9, 0.7, 0.5)
+MOST_PUBLISHED, PUBLISHED = 100, ("blur", "noise", "classes")
+"""Items of a set and corruptions in the spaces of the user's weights, whose networks take seconds an item: together
+about as many items as one model's samples."""
+
+LADDER_ITEMS = (2 + len(BLUR) + len(NOISE) + len(CLASSES)) * MOST_PUBLISHED
+"""Items that those networks see at most: real ones, clean ones, and each rung's."""
+
 CLUSTERS = 10
 """Clusters that stand for classes where there are neither labels nor known modes."""
 
@@ -46,7 +55,8 @@ than the rung before it a rung may be."""
 
 MUST: Mapping[str, tuple[str, ...]] = {
     "kid": ("blur", "shrink", "noise", "classes"), "fd": ("blur", "shrink", "noise", "classes"),
-    "fid": (), "precision": ("noise",), "density": ("noise",), "recall": ("classes",), "coverage": ("classes",),
+    "fid": ("blur", "noise", "classes"), "precision": ("noise",),
+    "density": ("noise",), "recall": ("classes",), "coverage": ("classes",),
     "c2st": ("noise",), "cas": ("classes",), "modes": ("classes",), "modes_kl": ("classes",), "in_3_sigma": ("noise",),
     "sharpness": ("blur",), "memorisation": ("copies",), "copies": ("copies",), "authenticity": ("copies",),
     "c_t": ("copies",), "vendi": ("duplicates",),
@@ -100,11 +110,47 @@ def ladders(reference: Reference, floor: Mapping[str, Estimate]) -> dict[str, La
         metric: [(name, strength, e.value) for name, strength, values in found if (e := values.get(metric)) is not None]
         for metric in metrics
     }
-    return {
+    known = {
         metric: judged(metric, measured, floor.get(metric))
         for metric, measured in rows.items()
         if measured[0][2] is not None
     }
+    return known | published(reference, order, floor, rng("published"))
+
+
+def published(
+    reference: Reference, order: NDArray[np.int64], floor: Mapping[str, Estimate], rng: Rng
+) -> dict[str, Ladder]:
+    """Ladders in the spaces of the user's weights, of small sets against as many other training items.
+
+    Args:
+        order: of the training items shown; the first are the real side, those after them are spoiled.
+        floor: of the reference. The noise of one set is not its own but the bootstrap's at this size.
+        rng: of corruptions and resamples.
+    """
+    size = min(MOST_PUBLISHED, len(order) // 2)
+    if size < FEWEST:
+        return {}
+    real, rest = reference.shown.x[order[:size]], order[size:]
+    found = {}
+    for space in reference.pretrained.values():
+        against = space.features(real)
+
+        def distance(part: Part, space: PretrainedSpace = space, against: Array = against) -> Estimate:
+            return fd(space.features(part.x), against, rng=rng("fd"), space=space.name)
+
+        clean = distance(_part(reference.shown, rest[:size]))
+        measured: list[tuple[str, float, float | None]] = []
+        for corruption in corruptions(reference, rest, size, rng):
+            if corruption.name in PUBLISHED:
+                measured.append((corruption.name, corruption.clean, clean.value))
+                measured += [(corruption.name, s, distance(corruption.apply(s)).value) for s in corruption.strengths]
+        at = floor.get(space.metric, clean).value
+        if at is None or clean.value is None or clean.high is None:
+            continue
+        half = clean.high - clean.value
+        found[space.metric] = judged(space.metric, measured, Estimate(value=at, low=at - half, high=at + half))
+    return found
 
 
 def judged(metric: str, measured: Sequence[tuple[str, float, float | None]], floor: Estimate | None) -> Ladder:

@@ -22,7 +22,8 @@ from scipy.stats import hypergeom, norm
 from quintet.core.results import Estimate
 from quintet.core.rng import Rng
 from quintet.metrics.distances import BLOCK, squared_distances
-from quintet.metrics.sizes import Array, matrix, normal, pair, proportion, too_few
+from quintet.metrics.screen import screens
+from quintet.metrics.sizes import Array, matrix, normal, pair, proportion, rows, too_few
 
 Indices = NDArray[np.int64]
 
@@ -108,17 +109,16 @@ def manifolds(fake: NDArray[np.generic], real: NDArray[np.generic], k: int = K) 
         fake: (N, d). real: (M, d), both more than k items.
     Source: Naeem et al. 2020, eq. 1-4.
     """
-    f, r = pair(fake, real)
-    radius_r = nearest(r, r, k, same=True).distance[:, -1] ** 2
-    radius_f = nearest(f, f, k, same=True).distance[:, -1] ** 2
-    inside = np.zeros(len(f))
-    recalled, covered = np.zeros(len(r), bool), np.zeros(len(r), bool)
-    for i in range(0, len(r), BLOCK):
-        squared = squared_distances(r[i : i + BLOCK], f)  # (block, N)
-        hit = squared < radius_r[i : i + BLOCK, None]
-        inside += hit.sum(axis=0)
-        covered[i : i + BLOCK] = hit.any(axis=1)
-        recalled[i : i + BLOCK] = (squared < radius_f).any(axis=1)
+    f, r = screens(rows(fake), rows(real))
+    radius_f, radius_r = f.radii(k), r.radii(k)
+    inside = np.zeros(len(f.x), np.int64)
+    recalled, covered = np.zeros(len(r.x), bool), np.zeros(len(r.x), bool)
+    for block in r.blocks(f):
+        here = slice(block.start, block.start + len(block.least))
+        around = block.below(radius_r[here, None])
+        inside += np.bincount(around.second, minlength=len(inside))
+        covered[around.first] = True
+        recalled[block.below(radius_f[None]).first] = True
     return Manifolds(inside > 0, recalled, inside / k, covered)
 
 

@@ -78,15 +78,30 @@ def proportion(share: float, n: int, protocol: str) -> Estimate:
     )
 
 
+def rows(x: NDArray[np.generic]) -> Features:
+    """Items as rows (N, d), of float32 if that is what they are, else of float64.
+
+    Raises: ValueError for non-finite values.
+    """
+    kind = np.float32 if np.asarray(x).dtype == np.float32 else np.float64
+    flat = np.ascontiguousarray(np.asarray(x, dtype=kind).reshape(len(x), math.prod(np.shape(x)[1:])))
+    if not np.isfinite(flat).all():
+        raise ValueError("features hold NaN or infinite values")
+    return flat
+
+
 def matrix(x: NDArray[np.generic]) -> Array:
     """Items as float64 rows (N, d).
 
     Raises: ValueError for non-finite values.
     """
-    rows = np.ascontiguousarray(np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(np.shape(x)[1:])))
-    if not np.isfinite(rows).all():
-        raise ValueError("features hold NaN or infinite values")
-    return rows
+    return rows(x).astype(np.float64, copy=False)
+
+
+def one_width(a: Features, b: Features) -> None:
+    """Raises: ValueError for sets of rows of different widths."""
+    if len(a) and len(b) and a.shape[1] != b.shape[1]:
+        raise ValueError(f"two sets of features have one width, got {a.shape[1]} and {b.shape[1]}")
 
 
 def pair(x: NDArray[np.generic], y: NDArray[np.generic]) -> tuple[Array, Array]:
@@ -95,8 +110,7 @@ def pair(x: NDArray[np.generic], y: NDArray[np.generic]) -> tuple[Array, Array]:
     Raises: ValueError for different widths or non-finite values.
     """
     a, b = matrix(x), matrix(y)
-    if len(a) and len(b) and a.shape[1] != b.shape[1]:
-        raise ValueError(f"two sets of features have one width, got {a.shape[1]} and {b.shape[1]}")
+    one_width(a, b)
     return a, b
 
 

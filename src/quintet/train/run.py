@@ -47,6 +47,7 @@ from quintet.train.loop import (
     frozen_parameters,
     steps,
 )
+from quintet.train.spikes import MOST_HELD, SpikeWatch
 
 BEST = "best"  # folder of a stage's best preview
 PREVIEWS = tuple(2.0**-k for k in range(5, 0, -1))  # shares of the budget at which a grid is drawn, and at its end
@@ -193,8 +194,8 @@ def fit(
     clock, parts = Clock(meters=meters(next(model.parameters()).device, processes.count)), parts or {}
     if plan is None:
         clock.start()
-    elif plan.threads < torch.get_num_threads():
-        torch.set_num_threads(plan.threads)
+    elif plan.threads_each < torch.get_num_threads():
+        torch.set_num_threads(plan.threads_each)
     if examples is not None:
         model.prepare(examples)
     if processes.count > 1:  # processors may differ in the last bit of what was just computed
@@ -217,14 +218,15 @@ def fit(
         for note in notes:
             watcher.log(_event(0, note, micro=plan.micro(0)))
     state = TrainState.start(model, config, plan, processes)
-    skips = deque[int](maxlen=SKIP_LIMIT)
+    skips, watch = deque[int](maxlen=SKIP_LIMIT), SpikeWatch()
     if resumed:
         told = _restore(found, model, parts, state, processes)
         if processes.first:
             clock.wall, clock.cpu, clock.meters.totals = told["wall_s"], told["cpu_s"], dict(told["meters"])
         skips.extend(told["skips"])
+        watch = SpikeWatch(told["spikes"])
     run = _Run(
-        model, batches, config, budget, seed, place, watcher, parts, state, clock, ledger, reserve_s, skips,
+        model, batches, config, budget, seed, place, watcher, parts, state, clock, ledger, reserve_s, skips, watch,
         processes, here, whole,
     )  # fmt: skip
     wanted = plan.compile and not sharding
@@ -275,9 +277,10 @@ def warm_up() -> None:
 
 @dataclass(frozen=True)
 class _Way:
-    """How steps are computed."""
+    """How steps are computed: by how many threads, in how many lanes, in which precision."""
 
     threads: int
+    lanes: int
     precision: Precision
 
 
@@ -295,9 +298,10 @@ def calibrate(
     """Run some steps, count and time them, put the model back, and return the plan that the budget allows.
 
     FLOPs are counted over one period of the players' turns. A budget in seconds is timed, with one thread and with all
-    that torch may use (small networks are often faster with one), in float32 and in bfloat16, and compiled where that
-    may pay; the plan keeps the fastest. Other budgets leave float32 on a CPU, since a choice by the clock would make
-    their results depend on the moment. Of several processes all take the steps, and the first one's times count.
+    that torch may use, together at each operation or each on rows of its own, in float32 and in bfloat16, and compiled
+    where that may pay; the plan keeps the fastest. Other budgets leave float32 and one lane on a CPU, since a choice by
+    the clock would make their results depend on the moment. Of several processes all take the steps, and the first
+    one's times count.
 
     Returns: the plan, and names of events to be logged.
     Raises: UsageError for bfloat16 where there is none; ResourceError where one example does not fit into memory.
@@ -309,7 +313,7 @@ def calibrate(
     precisions = _precisions(model, config, device, timed)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     most = processes.tell(torch.get_num_threads())
-    way, seconds = _Way(most, precisions[-1]), 0.0
+    way, seconds = _Way(most, 1, precisions[-1]), 0.0
     notes: list[str] = []
     start = Plan.start(10**9, 0.0, flops_per_step=0.0, threads=most, precision=precisions[0])
     state = TrainState.start(model, config, start, processes)
@@ -323,7 +327,8 @@ def calibrate(
         if state.plan.micro(state.step) == micro:  # else memory ran out and steps were begun twice
             break
     if timed:
-        ways = _ways(most, precisions, device)
+        together = state.noisy or micro or shards.units(model)
+        ways = _ways(most, 1 if together else config.batch // processes.count, precisions, device)
         way, seconds = _fastest(run, state, ways, CALIBRATION_SHARE * budget.amount, processes)
     compiled = False
     if config.compile == "on" or (
@@ -332,8 +337,13 @@ def calibrate(
         and budget.amount >= COMPILE_FROM.get(device.type, math.inf)
         and not shards.units(model)
     ):
-        must = config.compile == "on"
+        must, eager = config.compile == "on", way
+        way = replace(way, lanes=1)  # generated code is for one number of rows, and has its own threads
+        _take(way, state)
         seconds, compiled, notes = _try_compiled(model, run, seconds, period, must=must, processes=processes)
+        if not compiled:
+            way = eager
+            _take(way, state)
     micro = state.plan.micro(state.step)
     flops = processes.count * counter.total / period
     model.load_state_dict(before)
@@ -348,6 +358,7 @@ def calibrate(
         max(config.decay, SHORTEST_END) if timed else config.decay,
         flops_per_step=flops,
         threads=way.threads,
+        lanes=way.lanes,
         world_size=processes.count,
         precision=way.precision,
         compile=compiled,
@@ -369,9 +380,17 @@ def _precisions(model: Model[Any], config: TrainConfig, device: torch.device, ti
     return ("float32", "bfloat16")
 
 
-def _ways(most: int, precisions: Sequence[Precision], device: torch.device) -> list[_Way]:
-    threads = sorted({1, most}) if device.type == "cpu" else [most]
-    return [_Way(count, precision) for precision in precisions for count in threads]
+def _ways(most: int, rows: int, precisions: Sequence[Precision], device: torch.device) -> list[_Way]:
+    """What may be tried: a CPU's threads alone, all at each operation, on rows of their own, and in groups.
+
+    Args:
+        most: threads.
+        rows: that may be divided.
+    """
+    shapes = {(most, 1)}
+    if device.type == "cpu":
+        shapes |= {(1, 1)} | {(most, lanes) for lanes in (most, math.isqrt(most)) if lanes <= rows}
+    return [_Way(*shape, precision) for precision in precisions for shape in sorted(shapes)]
 
 
 def _fastest(
@@ -413,9 +432,9 @@ def _timed(run: Iterator[Step], processes: Processes) -> float:
 
 
 def _take(way: _Way, state: TrainState) -> None:
-    if torch.get_num_threads() != way.threads:
-        torch.set_num_threads(way.threads)
-    state.plan = replace(state.plan, precision=way.precision, threads=way.threads)
+    state.plan = replace(state.plan, precision=way.precision, threads=way.threads, lanes=way.lanes)
+    if torch.get_num_threads() != state.plan.threads_each:
+        torch.set_num_threads(state.plan.threads_each)
 
 
 def _middle(values: Sequence[float]) -> float:
@@ -518,6 +537,7 @@ class _Run:
     ledger: Ledger
     reserve_s: float
     skips: deque[int]  # steps of the latest updates left out
+    watch: SpikeWatch
     processes: Processes
     circumstances: Mapping[str, Any]
     whole: Model[Any]  # the model itself, or its whole weights for previews where `model` has shards
@@ -540,8 +560,12 @@ class _Run:
             if state.plan is not known:  # the loop ran out of memory
                 watcher.plan(state.plan)
                 watcher.log(_event(step.step, "memory", micro=state.plan.micro(step.step)))
-            if processes.first and (step.step % log_every == 0 or step.skipped):
-                watcher.log(self.line(step, seconds))
+            if processes.first:
+                self.watch.note(step)
+                if self.watch.held >= MOST_HELD:
+                    self.tell_spikes()
+                if step.step % log_every == 0 or step.skipped:
+                    watcher.log(self.line(step, seconds))
             if step.skipped and self.note_skip(step):
                 last, known = state.step, state.plan
                 continue
@@ -643,6 +667,7 @@ class _Run:
         often = len(self.skips) == SKIP_LIMIT and self.skips[-1] - self.skips[0] < SKIP_WINDOW
         policy, rollbacks = self.config.on_nonfinite, self.state.plan.rollbacks
         if policy == "stop" or (rollbacks >= ROLLBACKS and (often or policy == "rollback")):
+            self.tell_spikes()
             raise DivergedError("train.diverged", step=step.step, rollbacks=rollbacks, **told)
         if often or policy == "rollback":
             self.roll_back(self.skips[0] if often else step.step)
@@ -666,14 +691,21 @@ class _Run:
         state.step, state.optimizers, state.ema = to or 0, fresh.optimizers, fresh.ema
         if to is not None:
             told = _restore(found, self.model, self.parts, state, self.processes)
-            self.skips = deque(told["skips"], maxlen=SKIP_LIMIT)
+            self.skips, self.watch = deque(told["skips"], maxlen=SKIP_LIMIT), SpikeWatch(told["spikes"])
         else:
             assert self.initial is not None
             self.model.load_state_dict(self.initial)
             state.ema = Ema(averaged_parameters(self.model), self.config.ema)
             self.skips.clear()
+            self.watch = SpikeWatch()
         self.began = (state.step, self.clock.read())
         self.watcher.log(_event(done - 1, "rollback", to=state.step, factor=state.plan.events[-1].lr))
+
+    def tell_spikes(self) -> None:
+        """Log how many jumps there were so far in this stage; those of steps that were undone went with them."""
+        self.watch.read()
+        told = {"found": self.watch.found, "judged": self.watch.judged}
+        self.watcher.log({"kind": "spikes", "step": self.state.step - 1, **told})
 
     def line(self, step: Step, seconds: float) -> dict[str, Any]:
         """A log line; non-finite numbers become null, since JSON has none."""
@@ -702,6 +734,7 @@ class _Run:
             cpu_s = sum(processes.gather(self.clock.cpu))
             metered = _metered(self.clock, processes)
             if processes.first:
+                self.tell_spikes()
                 checkpoint.save(
                     self.place,
                     state.step,
@@ -712,6 +745,7 @@ class _Run:
                         "cpu_s": cpu_s,
                         "meters": metered,
                         "skips": list(self.skips),
+                        "spikes": self.watch.to_json(),
                         "ema_updates": state.ema.updates,
                         "ema_widths": list(state.ema.widths),
                         "plan": state.plan.to_json(),
@@ -779,8 +813,8 @@ def _metered(clock: Clock, processes: Processes) -> dict[str, float]:
 def _chosen(plan: Plan) -> dict[str, Any]:
     """A log line of what calibration chose."""
     micro = plan.micro(0)
-    chosen = {"threads": plan.threads, "precision": plan.precision, "compile": plan.compile, "micro": micro}
-    return {"kind": "plan", "step": 0, **chosen}
+    chosen = {"threads": plan.threads, "lanes": plan.lanes, "precision": plan.precision, "compile": plan.compile}
+    return {"kind": "plan", "step": 0, **chosen, "micro": micro}
 
 
 def _event(step: int, what: str, **fields: Any) -> dict[str, Any]:

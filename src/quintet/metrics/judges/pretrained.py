@@ -7,6 +7,7 @@ safetensors are read, as other formats can run code.
 from __future__ import annotations
 
 import hashlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,20 @@ class PretrainedSpace(ABC):
                 x = self.prepare(rgb(raw[i : i + self.batch], self.spec))
                 parts.append(self.network(x.to(self.device)).double().cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, 0))
+
+    def seconds_each(self, raw: NDArray[np.generic], least_s: float = 1.0) -> float:
+        """Seconds that an item's features take here, from some items after a first one that warms up.
+
+        Args:
+            raw: (N, C, H, W), N at least 2.
+            least_s: no further items are timed after so many seconds.
+        """
+        self.features(raw[:1])
+        few = self.batch if self.device == "cuda" else 4
+        done, begin = 0, time.perf_counter()
+        while done == 0 or (done < len(raw) and time.perf_counter() - begin < least_s):
+            done += len(self.features(raw[done : done + few]))
+        return (time.perf_counter() - begin) / done
 
     def remembered(self, raw: NDArray[np.generic]) -> Array:
         """`features` of real items, kept in `store` (if set) under the hash of weights and items."""
