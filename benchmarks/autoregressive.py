@@ -34,7 +34,7 @@ OWN_LSTM = LstmConfig(width=512, depth=2, reach=1, waves=0, nominal=True, dropou
 # The peers
 
 
-def gpt2(length: int) -> nn.Module:
+def gpt2(length: int) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(
@@ -45,7 +45,7 @@ def gpt2(length: int) -> nn.Module:
     ).to(DEVICE)  # fmt: skip
 
 
-def x_gpt(length: int) -> nn.Module:
+def x_gpt(length: int) -> Any:
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
     return AutoregressiveWrapper(
@@ -97,7 +97,7 @@ def generate_gpt2(batch: int, **options: Any) -> Contender:
 
     def call() -> Tensor:
         with torch.inference_mode():
-            return model.generate(  # type: ignore[no-any-return, operator]
+            return model.generate(  # type: ignore[no-any-return]
                 ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, max_new_tokens=NEW,
                 min_new_tokens=NEW, use_cache=True, pad_token_id=0, **options,
             )  # fmt: skip
@@ -111,7 +111,7 @@ def generate_x(batch: int) -> Contender:
 
     def call() -> Tensor:
         with torch.inference_mode():
-            return model.generate(ids, NEW, cache_kv=True, filter_logits_fn=lambda logits: logits)  # type: ignore[no-any-return, operator]
+            return model.generate(ids, NEW, cache_kv=True, filter_logits_fn=lambda logits: logits)  # type: ignore[no-any-return]
 
     return Contender(call, batch * NEW, params=parameters(model))
 

@@ -38,7 +38,7 @@ STEPS = 50
 # The peer
 
 
-def diffusers_unet(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Module:
+def diffusers_unet(shape: tuple[int, ...], widths: tuple[int, ...]) -> Any:
     from diffusers import UNet2DModel
 
     deep = len(widths) - 1
@@ -54,7 +54,7 @@ def diffusers_unet(shape: tuple[int, ...], widths: tuple[int, ...]) -> nn.Module
     )
 
 
-def diffusers_dit() -> nn.Module:
+def diffusers_dit() -> Any:
     from diffusers import DiTTransformer2DModel
 
     return DiTTransformer2DModel(
@@ -154,7 +154,8 @@ def sample_ours(name: str, sampling: DiffusionSampling, batch: int, network: Net
 
     def call() -> Tensor:
         with torch.inference_mode():
-            return model.sample(batch, rng=rng, sampling=sampling)
+            drawn: Tensor = model.sample(batch, rng=rng, sampling=sampling)
+            return drawn
 
     return Contender(call, batch, params=parameters(model))
 

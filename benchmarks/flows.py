@@ -99,7 +99,7 @@ def nflows(kind: str, dims: int) -> Peer:
     from nflows import distributions, flows, transforms
     from nflows.nn.nets import ResidualNet
 
-    def network(inputs: int, outputs: int) -> nn.Module:
+    def network(inputs: int, outputs: int) -> Any:
         return ResidualNet(inputs, outputs, hidden_features=WIDTH, num_blocks=1)
 
     spline = {"num_bins": BINS, "tails": "linear", "tail_bound": BOUND}
@@ -191,7 +191,12 @@ def main() -> None:
                 batch = BATCH // 8 if slow else BATCH
                 x = torch.randn(batch, dims)
 
-                def builder(make: Callable[[str, int], Peer], task=work, x=x, kind=kind) -> Callable[[], Contender]:
+                def builder(
+                    make: Callable[[str, int], Peer],
+                    task: Callable[[Peer, Tensor], Callable[[], object]] = work,
+                    x: Tensor = x,
+                    kind: str = kind,
+                ) -> Callable[[], Contender]:
                     def build() -> Contender:
                         flow = make(kind, x.shape[1])
                         return Contender(task(flow, x), len(x), params=parameters(flow.module))

@@ -101,8 +101,10 @@ def main() -> None:
     races.race("train/dcgan-32x32x3/b64", "img/s", {
         "torchgan": train_peer, "quintet": lambda: train_ours(*theirs),
         "quintet+bf16": lambda: train_ours(*theirs, precision="bfloat16"),
+        "quintet+bf16+lanes": lambda: train_ours(*theirs, precision="bfloat16", lanes=True),
         "quintet/own": lambda: train_ours(own, own),
         "quintet/own+bf16": lambda: train_ours(own, own, precision="bfloat16"),
+        "quintet/own+bf16+lanes": lambda: train_ours(own, own, precision="bfloat16", lanes=True),
     }, reference="torchgan")  # fmt: skip
 
 

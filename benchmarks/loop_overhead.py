@@ -73,13 +73,14 @@ def bare(steps: int) -> float:
     y_all = torch.from_numpy(dataset.train.labels["label"])
     levels = float(dataset.spec.levels or 1)
     params = list(model.parameters())
-    averaged = list(averaged_parameters(model).values())
+    averaged: list[torch.Tensor] = list(averaged_parameters(model).values())
     averages = [[p.detach().clone() for p in averaged] for _ in stage.train.ema]
     gammas = [gamma_of_width(width) for width in stage.train.ema]
     optimizer = torch.optim.AdamW(
         params, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     model.train()
+    (player,) = model.players()
     begin = time.perf_counter()
     order = torch.randperm(len(x_all))
     for step in range(steps):
@@ -87,7 +88,7 @@ def bare(steps: int) -> float:
         raw = x_all[index]
         x = (raw + torch.rand(raw.shape)) * (2 / levels) - 1
         batch = Batch(x, index, {"label": y_all[index]})
-        loss = model.loss(Turn(step, step / steps, batch, Rng(0, "train", step))).total
+        loss = player.loss(Turn(step, step / steps, batch, Rng(0, "train", step))).total
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 - step / steps)
         loss.backward()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,6 +46,7 @@ def training(
     *,
     precision: Precision = "float32",
     compile: bool = False,
+    lanes: bool = False,
     optimizer: OptimizerConfig | None = None,
     ema: tuple[float, ...] = (),
     items: float | None = None,
@@ -55,6 +58,7 @@ def training(
         model: of any family.
         x, cond: the batch.
         precision, compile: as a plan would have them.
+        lanes: whether each thread takes rows of its own through the model.
         optimizer: of every player; AdamW by default.
         ema: widths of averages (peers keep none).
         items: units of work in a step, by default examples.
@@ -73,6 +77,22 @@ def training(
     state = TrainState.start(model, config, plan)
     run = steps(model, SameBatch(x, cond), state, config, 0)
     flops = None if compile else flops_of(lambda: next(run))
-    return Contender(
-        lambda: next(run), items=len(x) if items is None else items, flops=flops, params=parameters(model), note=note
-    )
+    if lanes:  # counted before, since a count does not see other threads
+        state.plan = replace(state.plan, lanes=state.plan.threads)
+
+    def step() -> None:
+        with using_threads(state.plan.threads_each):
+            next(run)
+
+    return Contender(step, items=len(x) if items is None else items, flops=flops, params=parameters(model), note=note)
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Torch has so many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -68,8 +68,15 @@ class Races:
         parser.add_argument("--rounds", type=int, default=ROUNDS)
         parser.add_argument("--threads", type=int, default=2)
         parser.add_argument("--device", default="cpu")
+        parser.add_argument(
+            "--clock", choices=("wall", "cpu"), default="wall",
+            help="cpu: seconds of the processor, for one thread on a machine that is not quiet",
+        )  # fmt: skip
         parser.add_argument("--out", type=Path, default=None, help="append JSON lines to this file")
         self.options = parser.parse_args()
+        if self.options.clock == "cpu" and (self.options.threads != 1 or self.options.device != "cpu"):
+            parser.error("--clock cpu needs --threads 1 and --device cpu")
+        self.now = time.process_time if self.options.clock == "cpu" else time.perf_counter
         torch.manual_seed(0)
         if self.options.device == "cpu":
             torch.set_num_threads(self.options.threads)
@@ -134,6 +141,7 @@ class Races:
         """Write one line, with what it was measured on."""
         line |= {
             "threads": torch.get_num_threads(),
+            "clock": self.options.clock,
             "device": torch.cuda.get_device_name() if self.options.device == "cuda" else platform.processor() or "cpu",
             "versions": versions(),
         }
@@ -145,11 +153,11 @@ class Races:
 
     def _time(self, call: Callable[[], object], loops: int) -> float:
         self._wait()
-        start = time.perf_counter()
+        start = self.now()
         for _ in range(loops):
             call()
         self._wait()
-        return (time.perf_counter() - start) / loops
+        return (self.now() - start) / loops
 
     def _loops(self, call: Callable[[], object]) -> int:
         call()
@@ -185,7 +193,17 @@ def stand_in(*names: str) -> None:
 def versions() -> dict[str, str]:
     """Of Python, torch and the libraries that were imported."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("diffusers", "transformers", "zuko", "nflows", "normflows", "pythae", "torchgan", "torchmetrics"):
+    for name in (
+        "diffusers",
+        "transformers",
+        "zuko",
+        "nflows",
+        "normflows",
+        "pythae",
+        "torchgan",
+        "torchmetrics",
+        "prdc",
+    ):
         if name in sys.modules:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 found[name] = importlib.metadata.version(name)

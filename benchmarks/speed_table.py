@@ -1,6 +1,8 @@
 """The lines of the speed benchmarks as one Markdown table: ours against the best peer of each workload.
 
 python benchmarks/speed_table.py benchmarks/results/DATE-speed.jsonl
+
+A dagger stands at workloads that were measured in seconds of the processor.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ def main() -> None:
         peers = {name: r for name, r in timed.items() if not name.startswith(OURS)}
         if not peers:
             continue
+        shown = workload + (" †" if any(r.get("clock") == "cpu" for r in timed.values()) else "")
         best = max(peers, key=lambda name: peers[name]["value"])
         for name, r in timed.items():
             if name != best and not name.startswith(OURS):
@@ -36,9 +39,7 @@ def main() -> None:
             against = "" if name == best else f"**{ratio:.2f}**; {of_best:.2f}"
             flop = "" if not r.get("gflops") else f"{r['gflops']:.3g}"
             params = "" if not r.get("params") else f"{r['params']:,}"
-            print(
-                f"| {workload} | {best} | {name} | {number(r['value'])} {r['unit']} | {against} | {flop} | {params} |"
-            )
+            print(f"| {shown} | {best} | {name} | {number(r['value'])} {r['unit']} | {against} | {flop} | {params} |")
         for name, r in found.items():
             if "unavailable" in r:
                 print(f"| {workload} | | {name} | does not run: {r['unavailable'][:80]} | | | |")

@@ -123,7 +123,8 @@ def autoencoder_kl() -> Any:
 def train_autoencoder_kl(batch: int) -> Contender:
     def loss_of(m: Any, x: Tensor) -> Tensor:
         posterior = m.encode(x).latent_dist
-        return F.mse_loss(m.decode(posterior.sample()).sample, x) + 1e-6 * posterior.kl().mean()
+        divergence: Tensor = posterior.kl().mean()
+        return F.mse_loss(m.decode(posterior.sample()).sample, x) + 1e-6 * divergence
 
     return train_peer(autoencoder_kl(), loss_of, torch.randn(batch, *COLOUR.shape, device=DEVICE))
 

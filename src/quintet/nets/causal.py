@@ -12,7 +12,7 @@ Shapes: B examples, T places of P values, W width, H heads, R x C grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import cast
 
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from quintet.core.config import STRICT
 from quintet.core.recipe import CausalNetworkConfig
 from quintet.core.spec import Cond
-from quintet.nets.layers import ConditionEmbedding, attention, edge, zero
-from quintet.nets.transformer import Block
+from quintet.nets.layers import ConditionEmbedding, edge, zero
+from quintet.nets.transformer import Block, Step
 
 NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))
 
@@ -37,12 +37,14 @@ class CausalCache:
 
     Attributes:
         x: (n, R + 1, C + 2, P), known places with a border of zeros.
+        steps: the blocks, laid out for one place.
         keys, values: (layers, n, H, T, W / H), filled up to `at`.
         context: (n, W) or None, the label's part of every place.
         at: places done.
     """
 
     x: Tensor
+    steps: Sequence[Step]
     keys: Tensor
     values: Tensor
     context: Tensor | None
@@ -98,7 +100,8 @@ class CausalTransformer(nn.Module):
         weight = self.enter.weight
         x = weight.new_zeros(n, self.grid[0] + 1, self.grid[1] + 2, self.size)
         shape = (len(self.blocks), n, self.heads, self.length, self.width // self.heads)
-        return CausalCache(x, weight.new_empty(shape), weight.new_empty(shape), self.embed(cond, x))
+        steps = [Step.of(cast(Block, block)) for block in self.blocks]
+        return CausalCache(x, steps, weight.new_empty(shape), weight.new_empty(shape), self.embed(cond, x))
 
     def next(self, cache: CausalCache, token: Tensor | None) -> Tensor:
         """Outputs at the next place, what `forward` gives there.
@@ -114,16 +117,13 @@ class CausalTransformer(nn.Module):
             cache.x[:, row + 1, column + 1] = token
         row, column = divmod(i, self.grid[1])
         near = [cache.x[:, row + 1 + a, column + 1 + b] for a, b in NEIGHBOURS]
-        h = (self.enter(torch.cat(near, -1)) + self.place[i])[:, None]  # (n, 1, W)
+        h = self.enter(torch.cat(near, -1)) + self.place[i]  # (n, W)
         if cache.context is not None:
-            h = h + cache.context[:, None]
-        for k, layer in enumerate(self.blocks):
-            block = cast(Block, layer)
-            q, key, value = block.split(h)
-            cache.keys[k, :, :, i : i + 1], cache.values[k, :, :, i : i + 1] = key, value
-            h = block.join(h, attention(q, cache.keys[k, :, :, : i + 1], cache.values[k, :, :, : i + 1]))
+            h = h + cache.context
+        for k, step in enumerate(cache.steps):
+            h = step(h, cache.keys[k], cache.values[k], i)
         cache.at += 1
-        return cast(Tensor, self.leave(F.layer_norm(h[:, 0], (self.width,))))
+        return cast(Tensor, self.leave(F.layer_norm(h, (self.width,))))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -11,7 +11,7 @@ Shapes: B examples, T positions, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import cast
 
@@ -28,24 +28,52 @@ from quintet.nets.entry import Entry, Known
 from quintet.nets.layers import edge, zero
 
 
+@plain_dataclass(frozen=True)
+class Step:
+    """One layer at one position, by one product; torch's own lays its weights out anew in every call.
+
+    Attributes:
+        weight: (2 W, 4 W), of the input and of the layer's last output; columns are input, forget, cell and output.
+        bias: (4 W,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, layers: nn.LSTM, k: int) -> Step:
+        """The k-th of torch's layers."""
+        of_input, of_hidden, first, second = (p.detach() for p in layers.all_weights[k])
+        return cls(torch.cat([of_input, of_hidden], 1).t().contiguous(), first + second)
+
+    def __call__(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """The next output and memory; all (n, W)."""
+        gates = torch.addmm(self.bias, torch.cat([x, hidden], 1), self.weight)
+        enter, forget, new, leave = gates.chunk(4, 1)
+        cell = forget.sigmoid() * cell + enter.sigmoid() * new.tanh()
+        return leave.sigmoid() * cell.tanh(), cell
+
+
 @plain_dataclass
 class Cache:
     """What sampling keeps between positions; it lives outside the module.
 
     Attributes:
         known: tokens and condition.
-        hidden, cell: (layers, n, W), the layers' outputs and memories.
+        steps: the layers, laid out for one position.
+        hidden, cell: each layer's outputs and memories, (n, W).
     """
 
     known: Known
-    hidden: Tensor
-    cell: Tensor
+    steps: Sequence[Step]
+    hidden: list[Tensor]
+    cell: list[Tensor]
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i a copy of row rows[i] (particles that survive a resampling)."""
         changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         self.known.reorder(changed, rows[changed])
-        self.hidden, self.cell = self.hidden[:, rows], self.cell[:, rows]
+        self.hidden, self.cell = ([kept[rows] for kept in each] for each in (self.hidden, self.cell))
 
 
 class Lstm(nn.Module):
@@ -88,8 +116,9 @@ class Lstm(nn.Module):
 
     def start(self, n: int, cond: Cond) -> Cache:
         """An empty cache for n sequences."""
-        zeros = self.leave.weight.new_zeros(self.layers.num_layers, n, self.width)
-        return Cache(self.entry.start(n, cond), zeros, zeros)
+        steps = [Step.of(self.layers, k) for k in range(self.layers.num_layers)]
+        zeros = [self.leave.weight.new_zeros(n, self.width)] * len(steps)
+        return Cache(self.entry.start(n, cond), steps, zeros, list(zeros))
 
     def next(self, cache: Cache, tokens: Tensor | None) -> Tensor:
         """Outputs at the next position, what `forward` would give there in eval mode.
@@ -99,9 +128,11 @@ class Lstm(nn.Module):
             tokens: (n,) int64, the token at the position before; None at the first.
         Returns: (n, outputs).
         """
-        x = self.entry.next(cache.known, tokens)  # (n, 1, W)
-        h, (cache.hidden, cache.cell) = self.layers(x, (cache.hidden, cache.cell))
-        return self._leave(h[:, 0])
+        h = self.entry.next(cache.known, tokens)[:, 0]  # (n, W)
+        for k, step in enumerate(cache.steps):
+            h, cache.cell[k] = step(h, cache.hidden[k], cache.cell[k])
+            cache.hidden[k] = h
+        return self._leave(h)
 
     def _drop(self, h: Tensor) -> Tensor:
         return F.dropout(h, self.dropout, self.training) if self.dropout else h

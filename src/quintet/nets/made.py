@@ -93,8 +93,8 @@ class MADE(nn.Module):
         if c is not None:
             h = h + c
         for layer in self.hidden:
-            h = layer(F.relu(h))
-        out: Tensor = self.leave(F.relu(h))
+            h = layer(h.relu_())
+        out: Tensor = self.leave(h.relu_())
         return out.view(len(x), self.outputs, self.length).mT
 
     def start(self, n: int, cond: Cond) -> MadeCache:

@@ -27,7 +27,7 @@ from quintet.nets.layers import ConditionEmbedding, FourierTime, edge, zero
 Activation = Literal["silu", "leaky-relu"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
-    "leaky-relu": partial(F.leaky_relu, negative_slope=0.2),
+    "leaky-relu": partial(F.leaky_relu, negative_slope=0.2, inplace=True),  # what it is given is never used again
 }
 
 

@@ -112,7 +112,7 @@ RECIPE = Recipe(
     stages=stages,
     summary={
         "en": "encoder and decoder with a learned prior: one step to draw, a latent space, a bound on the likelihood",
-        "zh": "编码器与解码器，先验可学习：一步采样，有潜在空间，可给出似然下界",
+        "zh": "编码器与解码器，先验可学习：一步采样，有潜空间，可给出似然下界",
     },
     unfit=unfit,
 )

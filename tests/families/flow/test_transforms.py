@@ -22,6 +22,7 @@ from quintet.families.flow.transforms import (
     Transform,
     partition,
     patches,
+    reordered,
 )
 from quintet.nets.causal import CausalTransformerConfig
 from quintet.nets.made import MADEConfig
@@ -169,6 +170,19 @@ def test_coupling_leaves_what_it_sees_and_two_of_them_change_everything():
             x = torch.randn(3, 5)
             y, _ = c(x, {})
             assert torch.equal(y[:, c.given], x[:, c.given])
+
+
+def test_reordered_columns_have_the_gradients_of_a_selection():
+    order = torch.randperm(7)
+    x = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 7, dtype=torch.float64)
+
+    def both(y):
+        (first,) = torch.autograd.grad((weight * y.sin()).sum(), x, create_graph=True)
+        return y, first, torch.autograd.grad((first * weight).sum(), x)[0]
+
+    for found, expected in zip(both(reordered(x, order, order.argsort())), both(x[:, order]), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_coupling_refuses_overlap_and_emptiness():

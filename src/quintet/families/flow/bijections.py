@@ -62,8 +62,8 @@ class Affine(Bijection):
         return 2
 
     def forward(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        mu, a = theta[..., 0], log_scale(theta[..., 1])
-        return (x - mu) * torch.exp(-a), -a
+        mu, log_slope = theta[..., 0], -log_scale(theta[..., 1])
+        return (x - mu) * log_slope.exp(), log_slope
 
     def inverse(self, y: Tensor, theta: Tensor) -> Tensor:
         return torch.addcmul(theta[..., 0], y, torch.exp(log_scale(theta[..., 1])))

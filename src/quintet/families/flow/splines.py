@@ -104,7 +104,7 @@ class _Bin(torch.autograd.Function):
             least: smallest size of a bin, as a share of the box times K.
         """
         bins = (len(theta) + 1) // 3
-        shares = theta[: 2 * bins].unflatten(0, (2, bins)).softmax(1)
+        shares = _softmax(theta[: 2 * bins].unflatten(0, (2, bins)))
         raw = theta[2 * bins :]
         place = place / (1 - least)
         k, first, last = torch.zeros_like(place), torch.zeros_like(place), raw[0]
@@ -138,6 +138,19 @@ class _Bin(torch.autograd.Function):
             logits.append((of_row - mean) * shares[:, j])
         slopes = [torch.addcmul(of_raw[0] * here[j], of_raw[1], here[j - 1]) for j in range(1, bins)]
         return torch.stack([*(row[0] for row in logits), *(row[1] for row in logits), *slopes]), None, None, None
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """softmax(1) of (2, K, ...), row by row: torch.compile would start its threads anew for each short sum."""
+    rows = logits.unbind(1)
+    top = rows[0]
+    for row in rows[1:]:
+        top = torch.maximum(top, row)
+    grown = (logits - top[:, None]).exp()
+    total = grown[:, 0]
+    for j in range(1, len(rows)):
+        total = total + grown[:, j]
+    return grown / total[:, None]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

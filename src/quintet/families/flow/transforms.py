@@ -120,9 +120,7 @@ class Coupling(Transform):
             constant (the label alone then decides).
     """
 
-    change: Tensor
-    given: Tensor
-    kept: Tensor
+    order: Tensor
     back: Tensor
 
     def __init__(
@@ -131,37 +129,66 @@ class Coupling(Transform):
         super().__init__()
         if not change or set(change) & set(given):
             raise ValueError(f"a coupling changes at least one dimension and none it sees, got {change} and {given}")
-        self.bijection = bijection
-        order = torch.tensor([*change, *given])
-        self.register_buffer("change", order[: len(change)].clone(), persistent=False)
-        self.register_buffer("given", order[len(change) :].clone(), persistent=False)
-        kept = [i for i in range(spec.dims) if i not in set(change)]
-        self.register_buffer("kept", torch.tensor(kept, dtype=torch.int64), persistent=False)
-        self.register_buffer("back", torch.tensor([*change, *kept]).argsort(), persistent=False)
+        self.bijection, self.changed, self.seen = bijection, len(change), len(given)
+        rest = sorted(set(range(spec.dims)) - {*change, *given})
+        order = torch.tensor([*change, *given, *rest])
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
         outputs = (bijection.parameters, len(change))  # in this order splines are cheapest
         self.conditioner = network.build((max(1, len(given)),), outputs, spec.conditions)
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        y, log_slope = self.bijection.forward(x.index_select(1, self.change), self._theta(x, cond))
+        x = reordered(x, self.order, self.back)
+        y, log_slope = self.bijection.forward(x[:, : self.changed], self._theta(x, cond))
         return self._joined(y, x), log_slope.sum(1)
 
     def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
+        y = reordered(y, self.order, self.back)
         theta = guided(lambda x, _, given: self._theta(x, given), cond, guidance)(y, None)
-        return self._joined(self.bijection.inverse(y.index_select(1, self.change), theta), y)
+        return self._joined(self.bijection.inverse(y[:, : self.changed], theta), y)
+
+    @property
+    def change(self) -> Tensor:
+        """Indices of the dimensions to transform."""
+        return self.order[: self.changed]
+
+    @property
+    def given(self) -> Tensor:
+        """Indices of the dimensions the network sees."""
+        return self.order[self.changed : self.changed + self.seen]
 
     @property
     def evaluations(self) -> int:
         return 1
 
     def _joined(self, changed: Tensor, x: Tensor) -> Tensor:
-        """The changed dimensions (B, change) and the others of x, in their places: gathered, as scattering compiles to
-        code that computes each number anew for all places."""
-        return torch.cat([changed, x.index_select(1, self.kept)], 1).index_select(1, self.back)
+        """The changed dimensions beside the others of the reordered x, all in their own places."""
+        return reordered(torch.cat([changed, x[:, self.changed :]], 1), self.back, self.order)
 
     def _theta(self, x: Tensor, cond: Cond) -> Tensor:
-        seen = x.index_select(1, self.given) if len(self.given) else x.new_ones(len(x), 1)
+        seen = x[:, self.changed : self.changed + self.seen] if self.seen else x.new_ones(len(x), 1)
         theta: Tensor = self.conditioner(seen, cond)  # (B, P, change)
         return theta.to(x.dtype).mT
+
+
+class _Reordered(torch.autograd.Function):
+    """Columns in another order. Their gradients are gathered by the inverse order; torch's own scatters them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        order, back = ctx.saved_tensors
+        return reordered(grads[0], back, order), None, None
+
+
+def reordered(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """x (B, D) with its columns in `order` (D,), a permutation whose inverse is `back`."""
+    y: Tensor = _Reordered.apply(x, order, back)  # type: ignore[no-untyped-call]
+    return y
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -302,10 +329,14 @@ class Autoregressive(Transform):
     def _tokens(self, x: Tensor) -> Tensor:
         if self.ragged:
             x = torch.cat([x, x.new_zeros(len(x), 1)], 1)
-        return x.index_select(1, self.take).view(len(x), self.length, self.size)
+            x = x.index_select(1, self.take)
+        else:
+            x = reordered(x, self.take, self.back)
+        return x.view(len(x), self.length, self.size)
 
     def _values(self, tokens: Tensor) -> Tensor:
-        return tokens.flatten(1).index_select(1, self.back)
+        flat = tokens.flatten(1)
+        return flat.index_select(1, self.back) if self.ragged else reordered(flat, self.back, self.take)
 
     def _shaped(self, theta: Tensor, like: Tensor, groups: int | slice) -> Tensor:
         """(..., P, parameters), zero (the identity) for what is not there."""
