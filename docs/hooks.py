@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 MARKER = re.compile(r"<!-- generated: (\w+) -->")
 TWIN = re.compile(r" ?\[(?:中文|English)\]\([^)]*\)")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(((?:\.\./)+images/[^)]*)\)")
+FORMULA = re.compile(r"\$`([^`]+)`\$|^```math\n(.*?)\n```$", re.S | re.M)
 INCLUDED = re.compile(r"<!-- file: (\S+) -->")
 WORDS = {
     "en": {
@@ -32,6 +34,10 @@ WORDS = {
     "zh": {"argument": "参数或选项", "default": "默认", "means": "含义", "field": "字段", "type": "类型"},
 }
 REQUIRED = {"en": "required", "zh": "必填"}
+BREAK = re.compile(r"(?<=[\u3000-\u9fff\uff00-\uffef])\n *(?=[\u3000-\u9fff\uff00-\uffef])")
+MARK = re.compile(r"FORMULA(\d+)END")
+_formulas: list[str] = []
+FULL_STOP = {"en": ".", "zh": "。"}
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
@@ -40,8 +46,32 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     markdown = MARKER.sub(lambda found: GENERATED[found[1]](lang), markdown)
     markdown = INCLUDED.sub(lambda found: included(found[1]), markdown)
     markdown = TWIN.sub("", markdown)
+    markdown = FORMULA.sub(lambda found: formula(found[1] or found[2], block=found[1] is None), markdown)
+    markdown = joined(markdown) if lang == "zh" else markdown
     # pictures lie once, beside the English pages; mkdocs looks for linked files in its own folder alone
     return PICTURE.sub(r'<img alt="\1" src="\2">', markdown) if lang == "zh" else markdown
+
+
+def joined(markdown: str) -> str:
+    """Chinese lines without the breaks between them, which would be shown as spaces; code stays as it is."""
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
+    return "".join(part if part.startswith("```") else BREAK.sub("", part) for part in parts)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Put the formulas in where `formula` left a mark: Markdown would read underscores and bars inside them."""
+    return MARK.sub(lambda found: _formulas[int(found[1])], html)
+
+
+def formula(tex: str, *, block: bool) -> str:
+    """A mark for a formula, which becomes MathML: browsers draw it without a script or a font from elsewhere."""
+    from latex2mathml.converter import convert
+
+    made = convert(tex, display="block" if block else "inline").replace("\\_", "_")
+    if not block:
+        made = made.replace("<math ", '<math displaystyle="true" ', 1)
+    _formulas.append(made)
+    return f"FORMULA{len(_formulas) - 1}END"
 
 
 def included(name: str) -> str:
@@ -115,13 +145,10 @@ def configs(lang: str) -> str:
 
 
 def _config(cls: type[Config], lang: str) -> Iterator[str]:
-    from quintet.recipes.files import explained
+    from quintet.recipes.files import about, explained
 
-    said = explained(cls)
-    about = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:")[0]
-    yield from (f"### `{cls.kind}`", "", f"`{cls.__name__}`", "")
-    if not about.startswith("Attributes:"):
-        yield from (about.strip(), "")
+    said, what = explained(cls, lang), about(cls, lang)
+    yield from (f"### `{cls.kind}`", "", f"{what[:1].upper()}{what[1:]}{FULL_STOP[lang]} (`{cls.__name__}`)", "")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     if fields:
         yield from _head(lang, "field", "type", "default", "means")
@@ -151,38 +178,34 @@ def schema(lang: str) -> str:
 
     described = Compare.model_json_schema(by_alias=True)
     tables = {"Compare": described, **described["$defs"]}
+    fields = tomllib.loads((ROOT / "docs" / "compare-json.toml").read_text(encoding="utf-8"))
     lines: list[str] = []
     for name, table in tables.items():
-        about, _, _ = inspect.cleandoc(table.get("description", "")).partition("\nAttributes:")
-        lines += [f"## {name}", "", about.strip(), "", *_head(lang, "field", "type", "means")]
-        said = _attributes(table.get("description", ""))
+        written, _, _ = inspect.cleandoc(table.get("description", "")).partition("\nAttributes:")
+        said = fields[name]
+        lines += [f"## {name}", "", written.strip() if lang == "en" else said[""][1], ""]
+        lines += _head(lang, "field", "type", "means")
         for field, kind in table.get("properties", {}).items():
-            lines.append(f"| `{field}` | {_kind(kind)} | {_cell(said.get(field, ''))} |")
+            lines.append(f"| `{field}` | {_kind(kind, lang)} | {_cell(said[field][lang == 'zh'])} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _attributes(doc: str) -> dict[str, str]:
-    from quintet.recipes.files import section
-
-    return section(doc, "Attributes")
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
+def _kind(schema: Mapping[str, Any], lang: str) -> str:
     """A JSON schema's type in a few words, with links to the other tables."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
-        return " or ".join(_kind(each) for each in schema["anyOf"])
+        return {"en": " or ", "zh": " 或 "}[lang].join(_kind(each, lang) for each in schema["anyOf"])
     if "enum" in schema:
-        return ", ".join(f"`{each}`" for each in schema["enum"])
+        return {"en": ", ", "zh": "、"}[lang].join(f"`{each}`" for each in schema["enum"])
     if "const" in schema:
         return f"`{json.dumps(schema['const'])}`"
     if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
-        return f"list of {_kind(schema['items'])}"
+        return {"en": "list of {}", "zh": "{} 的列表"}[lang].format(_kind(schema["items"], lang))
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), Mapping):
-        return f"map to {_kind(schema['additionalProperties'])}"
+        return {"en": "map to {}", "zh": "到 {} 的映射"}[lang].format(_kind(schema["additionalProperties"], lang))
     return str(schema.get("type", "any"))
 
 

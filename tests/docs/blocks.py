@@ -4,9 +4,10 @@ Python blocks of a page run one after another in one folder with common names, a
 with a title is written to the file of that name. Lines of bash blocks are commands of ours, make, torchrun or pip.
 
 What runs is what stands on the page, but small:
-    trainings       4 steps instead of any budget, one seed, one thread; `compare` without named recipes trains three.
+    trainings       4 steps instead of any budget, one seed, one thread; `compare` without named recipes trains two.
                     Where a page trains the same model a second way, that run gets a folder of its own.
-    judging         64 samples; judge networks and baselines are trained for 4 steps; no report.html is drawn.
+    judging         64 samples; judge networks and baselines are trained for 4 steps, once for each data set: later
+                    comparisons of it find them made; no report.html is drawn.
     pictures        of 8 pixels, where an option says more.
     commands        `train` and `compare` are planned (`--dry-run`, with the budget of the page), unless a later line of
                     the page needs what they leave behind; all others run. /shared is the current folder.
@@ -16,6 +17,7 @@ A block below the comment `<!-- not run: REASON -->` is not run; the tests count
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import shutil
@@ -28,17 +30,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch._dynamo  # noqa: F401  # takes every forked training a second otherwise
 import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-LANGUAGES = {"bash", "python", "yaml", "text", "json"}
+LANGUAGES = {"bash", "python", "yaml", "text", "json", "math"}
 FENCE = re.compile(
     r"^(?P<pad> *)```(?P<lang>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^(?P=pad)```$", re.S | re.M
 )
 SKIP = re.compile(r"<!-- not run: (?P<why>.+?) -->\s*$")
-RECIPES, BUDGET, SAMPLES, NETWORK_STEPS = ("gan", "flow-matching", "gpt"), "4steps", 64, 4
+RECIPES, BUDGET, SAMPLES, NETWORK_STEPS = ("gan", "gpt"), "4steps", 64, 4
 TRAINING = ("train", "compare")
 PLANNED = (*TRAINING, "demo", "articles")
 
@@ -98,7 +101,7 @@ def commands(block: Block) -> list[str]:
 def small(patch: pytest.MonkeyPatch) -> None:
     """Make trainings and judging small, as the head of this file says."""
     from quintet import api
-    from quintet.compare import cell, forecast, reference
+    from quintet.compare import cell, forecast, judging, reference, run
     from quintet.metrics import ladders
     from quintet.metrics.baselines import Local
     from quintet.metrics.judges import network
@@ -118,7 +121,20 @@ def small(patch: pytest.MonkeyPatch) -> None:
     def few_steps(net: Any, x: Any, targets: Any, steps: int, batch: int, rng: Any) -> None:
         fit(net, x, targets, NETWORK_STEPS, batch, rng)
 
+    def write_reference(folder: Path, dataset: Any, samples: int, *more: Any) -> None:
+        kept = Path(os.environ["QUINTET_CACHE"]) / f"reference-{dataset.fingerprint}-{samples}"
+        judges = next((value for value in more if isinstance(value, Mapping)), {})
+        if judges or not kept.exists():
+            reference.write_reference(folder, dataset, samples, *more)
+        if judges:
+            return
+        start, end = (folder, kept) if not kept.exists() else (kept, folder)
+        shutil.copytree(start / "reference", end / "reference", dirs_exist_ok=True)
+        shutil.copy(start / "real.npz", end)
+
     patch.setattr(api, "plan_compare", plan_compare)
+    patch.setattr(run, "write_reference", write_reference)
+    patch.setattr(judging, "write_reference", write_reference)
     patch.setattr(api, "train_job", train_job)
     patch.setattr(api, "rewrite", lambda folder: None)
     patch.setattr(api, "rewrite_evaluation", lambda folder: None)
@@ -285,7 +301,7 @@ def parquet(folder: Path) -> None:
     rows = []
     for _ in range(60):
         held = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(held, "png")
+        Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(held, "png")
         rows.append({"bytes": held.getvalue(), "path": None})
     table = pa.table({"image": rows, "label": [i % 3 for i in range(60)]})
     pq.write_table(table, folder / "train-00000.parquet")

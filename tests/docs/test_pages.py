@@ -55,6 +55,21 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.strip().lower()).replace(" ", "-") for head in heads}
 
 
+def formulas(text: str) -> list[str]:
+    """The formulas of a page, without the words in them."""
+    found = re.findall(r"\$`([^`]+)`\$|^```math\n(.*?)\n```$", text, flags=re.S | re.M)
+    return [re.sub(r"\\text\{[^{}]*\}", "", inline or block) for inline, block in found]
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS)
+def test_both_languages_have_the_same_formulas(english: str, chinese: str) -> None:
+    ours, theirs = formulas(text_of(english)), formulas(text_of(chinese))
+    assert sorted(ours) == sorted(theirs)
+    for formula in ours:
+        assert formula.count("{") == formula.count("}"), formula
+        assert "|" not in formula, f"a bar ends a cell of a table: {formula}"
+
+
 def test_every_page_has_its_twin() -> None:
     assert sorted(twin(page) for page in pages()) == pages("zh")
 

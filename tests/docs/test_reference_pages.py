@@ -56,6 +56,9 @@ def test_every_field_of_every_config_is_there_and_explained(hooks: ModuleType, l
         rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", parts[kind], flags=re.M))
         assert list(rows) == [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         assert [name for name, said in rows.items() if not said.strip()] == [], kind
+        assert f"(`{cls.__name__}`)" in parts[kind]
+        if lang == "zh":
+            assert [name for name, said in rows.items() if not re.search("[\u4e00-\u9fff]|->", said)] == [], kind
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
@@ -65,7 +68,9 @@ def test_every_table_of_the_schema_is_there(hooks: ModuleType, lang: str) -> Non
     for name, table in {"Compare": described, **described["$defs"]}.items():
         part = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, flags=re.S | re.M)
         assert part is not None, name
-        assert re.findall(r"^\| `(\w+)` \|", part[1], flags=re.M) == list(table.get("properties", {})), name
+        rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", part[1], flags=re.M))
+        assert list(rows) == list(table.get("properties", {})), name
+        assert [field for field, said in rows.items() if not said.strip()] == [], name
         for link in re.findall(r"\(#(\w+)\)", part[1]):
             assert re.search(rf"^## {link}$", text, flags=re.M | re.I), link
 
@@ -92,3 +97,21 @@ def test_a_file_of_the_repository_comes_without_its_title_and_its_links(hooks: M
     assert made.count("\n# ") == 0
     assert "How to add" in made
     assert not re.search(r"\]\((?!http)", made)
+
+
+def test_formulas_become_mathml_that_markdown_leaves_alone(hooks: ModuleType) -> None:
+    pytest.importorskip("latex2mathml", reason="comes with the extra quintet[docs]")
+    page = "# A\n\n| a | $`x_i^2`$ |\n\n```math\n\\frac{a}{\\text{free\\_bits}}\n```\n"
+    made = hooks.on_page_markdown(page, None, Config("en"))
+    assert "$" not in made
+    assert "_" not in made
+    html = hooks.on_page_content(made)
+    assert html.count("</math>") == 2
+    assert "<mfrac>" in html
+    assert "free_bits" in html
+
+
+def test_broken_lines_of_chinese_are_joined_and_code_is_not(hooks: ModuleType) -> None:
+    page = "# 甲\n\n一行，\n二行 `x`\n三行\n四行\n\n* 甲\n  乙\n* 丙\n\n```text\n甲\n乙\n```\n"
+    made = hooks.on_page_markdown(page, None, Config("zh"))
+    assert made == "# 甲\n\n一行，二行 `x`\n三行四行\n\n* 甲乙\n* 丙\n\n```text\n甲\n乙\n```\n"

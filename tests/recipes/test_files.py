@@ -13,6 +13,7 @@ from quintet.core import yaml
 from quintet.core.budget import Budget
 from quintet.core.config import Config
 from quintet.core.errors import UsageError
+from quintet.core.recipe import Stage
 from quintet.core.spec import DataSpec
 from quintet.recipes import files
 from quintet.recipes.registry import KINDS, RECIPES
@@ -154,3 +155,45 @@ def test_every_field_of_every_kind_is_explained() -> None:
         if len(files.explained(cls).get(field.name, "").split()) < 2
     ]
     assert not bare, f"write an Attributes line for each of {bare}"
+
+
+def test_every_kind_and_every_field_is_explained_in_chinese_too() -> None:
+    told = files.kinds()
+    assert told.keys() == KINDS.keys()
+    for kind, cls in KINDS.items():
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        assert told[kind].get("fields", {}).keys() == names, f"kinds.toml, [{kind}]"
+        assert {"en", "zh"} <= told[kind].keys()
+        english, chinese = files.explained(cls), files.explained(cls, "zh")
+        for name in names:
+            assert re.search("[\u4e00-\u9fff]", chinese[name]) or "->" in chinese[name], f"{kind}.{name}"
+            said = set(re.findall(r'"[^"]+"|`[^`]+`', english[name])) - set(
+                re.findall(r'"[^"]+"|`[^`]+`', chinese[name])
+            )
+            assert not said, f"{kind}.{name}: the Chinese text does not speak of {said}"
+
+
+def test_a_config_speaks_the_language_asked_for(tmp_path: Path) -> None:
+    text = {lang: files.write("digits", SPECS[0], [RECIPES["gan"]], BUDGET, lang=lang) for lang in ("en", "zh")}
+    comments = {lang: re.findall(r"# (.*)", written) for lang, written in text.items()}
+    plain = {lang: [re.sub(r"\s*#.*", "", line) for line in written.splitlines()] for lang, written in text.items()}
+    assert not any(re.search("[\u4e00-\u9fff]", line) for line in comments["en"])
+    assert any("梯度惩罚" in line for line in comments["zh"])
+    assert [line for line in plain["en"] if line] == [line for line in plain["zh"] if line]
+    for line in text["zh"].splitlines():
+        wide = sum(1 + ("\u2e80" <= letter <= "\uffef") for letter in line)
+        assert wide <= files.WIDTH + 2 or "kind:" in line, line  # a mark may stand beyond the end
+
+
+def test_a_kind_of_the_users_own_keeps_its_docstring() -> None:
+    class Own(Stage):
+        """Own.
+
+        Attributes:
+            name: what it is called.
+        """
+
+        kind = "own"
+
+    assert files.explained(Own, "zh")["name"] == "what it is called."
+    assert files.about(Own, "zh") == ""

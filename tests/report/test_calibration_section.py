@@ -63,8 +63,8 @@ def test_what_is_not_used_is_said_and_grey(found: tuple[Compare, Path]) -> None:
     page = render(compare, folder)
     assert page.count('id="calibration"') == 1
     text = re.sub(r"<[^>]*>", "", page)
-    assert "not used: does not order noise" in text
-    assert "不采用：不能排出噪声的程度" in text
+    assert "not used: blind to degrees of noise" in text
+    assert "不采用：看不出噪声的轻重" in text
     assert re.search(r'<td data-sort="[^"]*" class="[^"]*unused', page)
 
 

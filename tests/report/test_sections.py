@@ -9,6 +9,7 @@ from fake_comparison import build
 
 from quintet.core.results import Compare
 from quintet.report.page import render
+from quintet.report.sections.answer import answer
 from quintet.report.sections.stability import PARTS, stability
 from quintet.report.sections.verdicts import verdicts
 from quintet.report.view import View
@@ -59,7 +60,7 @@ def test_scores_with_their_parts(made: tuple[Compare, Path]) -> None:
     assert "1 of 3 [1 %, 91 %]" in str(rows["gan"].failure)
     unmeasured = rows["gan"].parts[1]
     assert (unmeasured.value, unmeasured.sort) == ("–", None)
-    assert "too few logged steps" in str(unmeasured.reason)
+    assert "too few steps" in str(unmeasured.reason)
     assert rows["gan"].count == len(PARTS) - 1
 
 
@@ -69,3 +70,50 @@ def test_both_stand_on_the_page_and_the_front_is_marked(made: tuple[Compare, Pat
         assert f'<h2 id="{name}">' in page
         assert f'<a href="#{name}">' in page
     assert "flow-matching ○" in page
+
+
+def test_the_first_screen_names_the_best_the_next_and_how_sure_that_is(made: tuple[Compare, Path]) -> None:
+    compare, folder = made
+    section = answer(View(compare, folder))
+    assert section is not None
+    rows = {row.need: row for row in section.values["rows"]}
+    for advice in compare.advice:
+        ranked = [entry["recipe"] for entry in advice.evidence if "recipe" in entry]
+        if advice.need in rows and len(ranked) > 1:
+            row = rows[advice.need]
+            assert row.first.recipes[0][0] == ranked[0]
+            assert row.verdict == advice.verdict
+            shown = [name for name, _ in row.first.recipes]
+            assert row.second is None or row.second.recipes[0][0] == ranked[len(shown)]
+    page = render(*made)
+    assert page.index('class="answer"') < page.index('id="pictures"')
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "One seed each"), (2, "2 seeds each"), (6, "6 seeds each")])
+def test_the_first_screen_says_what_the_seeds_can_tell(made: tuple[Compare, Path], seeds: int, said: str) -> None:
+    compare, folder = made
+    recipe = next(r for r in compare.recipes if r.name == "flow-matching")
+    one = recipe.seeds[0].model_copy(update={"status": "done"})
+    several = [one.model_copy(update={"seed": seed}) for seed in range(seeds)]
+    evidence = [{"recipe": "flow-matching", "metric": "kid", "value": 0.01}]
+    advice = compare.advice[0].model_copy(update={"evidence": evidence, "verdict": "likely"})
+    section = answer(
+        View(
+            compare.model_copy(update={"recipes": [recipe.model_copy(update={"seeds": several})], "advice": [advice]}),
+            folder,
+        )
+    )
+    assert section is not None
+    assert said in str(section.values["sure"])
+    assert section.values["rows"][0].second is None
+
+
+def test_equal_values_stand_together(made: tuple[Compare, Path]) -> None:
+    compare, folder = made
+    evidence = [{"recipe": name, "score": score} for name, score in (("vae", 1.0), ("gpt", 1.0), ("gan", 0.9))]
+    advice = compare.advice[0].model_copy(update={"need": "stability", "evidence": evidence, "verdict": "likely"})
+    section = answer(View(compare.model_copy(update={"advice": [advice]}), folder))
+    assert section is not None
+    row = section.values["rows"][0]
+    assert [name for name, _ in row.first.recipes] == ["vae", "gpt"]
+    assert (row.first.value, row.second.value) == ("1.00", "0.90")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -285,15 +286,19 @@ def recipes(data: str | None, as_json: bool, lang: str) -> None:
     if as_json:
         dump(rows)
         return
-    table = Table()
-    for head in ("recipe", "family", "summary", *(("parameters",) if dataset is not None else ())):
-        table.add_column(say(f"cli.{head}", lang), overflow="fold")
+    table, show = Table(box=box.SIMPLE_HEAD, padding=0), Console()
+    for head in ("recipe", "family"):
+        table.add_column(say(f"cli.{head}", lang), no_wrap=True)
+    if dataset is not None:
+        table.add_column(say("cli.parameters", lang), no_wrap=True, justify="right")
+    table.add_column(say("cli.summary", lang), overflow="fold")
     for row in rows:
-        cells = [row["recipe"], row["family"], row["summary"][lang]]
-        if dataset is not None:
-            cells.append(row["unfit"] or f"{row['parameters']:,}")
-        table.add_row(*cells)
-    Console().print(table)
+        size = [] if dataset is None else [f"{row['parameters']:,}" if row["unfit"] is None else "–"]
+        table.add_row(row["recipe"], row["family"], *size, row["summary"][lang])
+    show.print(table)
+    for row in rows:
+        if row.get("unfit"):
+            show.print(say("cli.unfit", lang, recipe=row["recipe"], why=row["unfit"]), style="dim", highlight=False)
 
 
 def check(data: str, options: list[str] | None, out: Path, quiet: bool, as_json: bool, lang: str) -> int:
@@ -356,14 +361,17 @@ def doctor(as_json: bool, lang: str) -> int:
 
 def leaderboard(result: Compare, lang: str) -> Table:
     """The comparison as a table for the terminal."""
-    table = Table(title=say("cli.leaderboard", lang, data=result.data["name"], budget=result.budget["cell"]))
+    title = say("cli.leaderboard", lang, data=result.data["name"], budget=result.budget["cell"])
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)  # fits into 80 columns
     table.add_column(say("cli.recipe", lang), overflow="fold")
     for name in (*SHOWN, "seconds_per_1000"):
         table.add_column(say(f"metric.{name}", lang), justify="right", overflow="fold")
+    lost = []
     table.add_row(say("cli.floor", lang), *(number(result.floor.get(name)) for name in SHOWN), "", style="dim")
     for recipe in result.recipes:
         if recipe.status != "done":
-            table.add_row(recipe.name, recipe.reason or say(f"cli.{recipe.status}", lang))
+            table.add_row(recipe.name, say(f"cli.{recipe.status}", lang))
+            lost += [f"{recipe.name}: {recipe.reason}"] if recipe.reason else []
             continue
         costs = sorted(s.sampling.seconds_per_1000 for s in recipe.seeds if s.sampling is not None)
         cells = [number(recipe.summary.get(name)) for name in SHOWN]
@@ -371,16 +379,17 @@ def leaderboard(result: Compare, lang: str) -> Table:
     for row in result.baselines:
         cells = [number(row.metrics.get(name)) for name in SHOWN]
         table.add_row(say(f"baseline.{row.name}", lang), *cells, "", style="dim")
+    table.caption, table.caption_justify = "\n".join(lost) or None, "left"
     return table
 
 
 def number(estimate: Estimate | None) -> str:
-    """A value and half of its interval, short."""
+    """A value, and below it half of its interval."""
     if estimate is None or estimate.value is None:
         return "–"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3g}"
-    return f"{estimate.value:.3f} ±{(estimate.high - estimate.low) / 2:.3f}"
+    return f"{estimate.value:.3f}\n±{(estimate.high - estimate.low) / 2:.3f}"
 
 
 def clock(seconds: float) -> str:

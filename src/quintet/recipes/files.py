@@ -16,8 +16,11 @@ import inspect
 import json
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -34,6 +37,8 @@ WIDTH = 110
 TOP = ("data", "options", "budget", "within", "seeds", "recipes")
 OF_RECIPE = ("family", "stages")
 SHARES = 1e-6
+FOLLOWING = "，。；：、？！）”》"
+"""Marks that begin no line."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def write(
         budget: of one model; the sizes of networks follow it.
         options: of the data source, where they are not the defaults.
         seeds: of each recipe.
-        lang: of the file's head; fields are explained in English.
+        lang: of the comments.
     """
     lines = [f"# {line}" for line in say("file.head", lang, data=data).splitlines()]
     lines += ["", f"data: {_plain(data)}"]
@@ -103,7 +108,7 @@ def write(
         lines += ["", f"  # {summary}", f"  {recipe.name}:", f"    family: {recipe.family}", "    stages:"]
         told: set[tuple[type, str]] = set()
         for stage in recipe.stages(spec, budget):
-            lines += _item(stage, 6, told)
+            lines += _item(stage, 6, told, lang)
     return "\n".join(lines) + "\n"
 
 
@@ -204,41 +209,55 @@ def _mapping(document: yaml.Document, value: Any, where: str, known: Sequence[st
 # Writing
 
 Told = set[tuple[type, str]]
-"""Fields that were explained already: once a recipe is enough."""
+"""Kinds and fields that were explained already: once a recipe is enough."""
 
 
-def _item(value: Config, indent: int, told: Told) -> list[str]:
+def _item(value: Config, indent: int, told: Told, lang: str) -> list[str]:
     """A config as an item of a list."""
-    lines = list(_fields(value, indent + 2, told))
+    lines = list(_fields(value, indent + 2, told, lang))
     lines[0] = " " * indent + "- " + lines[0].lstrip()
     return lines
 
 
-def _fields(value: Config, indent: int, told: Told) -> Iterator[str]:
+def _fields(value: Config, indent: int, told: Told, lang: str) -> Iterator[str]:
     """The fields of a config, each with its comment."""
-    pad, known = " " * indent, explained(type(value))
-    yield f"{pad}kind: {value.kind}"
+    pad, known, what = " " * indent, explained(type(value), lang), about(type(value), lang)
+    first = what and (type(value), "") not in told
+    told.add((type(value), ""))
+    yield f"{pad}kind: {value.kind}" + (f"  # {what}" if first else "")
     for field in dataclasses.fields(value):  # type: ignore[arg-type]
         if field.name in known and (type(value), field.name) not in told:
             told.add((type(value), field.name))
-            for line in textwrap.wrap(known[field.name], WIDTH - indent - 2, break_on_hyphens=False):
+            for line in _wrapped(known[field.name], WIDTH - indent - 2):
                 yield f"{pad}# {line}"
-        yield from _entry(field.name, getattr(value, field.name), indent, told)
+        yield from _entry(field.name, getattr(value, field.name), indent, told, lang)
 
 
-def _entry(name: str, item: Any, indent: int, told: Told) -> Iterator[str]:
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns; a Chinese letter takes two, and a line may end after any of them."""
+    lines, used = [""], 0
+    for part in re.findall(r"[\u2e80-\uffef]|[^\s\u2e80-\uffef]+|\s+", text):
+        size = sum(1 + ("\u2e80" <= letter <= "\uffef") for letter in part)
+        if used + size > width and part not in FOLLOWING:
+            lines, used = [*lines, ""], 0
+        if used or not part.isspace():
+            lines[-1], used = lines[-1] + part, used + size
+    return [line.rstrip() for line in lines]
+
+
+def _entry(name: str, item: Any, indent: int, told: Told, lang: str) -> Iterator[str]:
     pad = " " * indent
     if isinstance(item, Config):
         yield f"{pad}{name}:"
-        yield from _fields(item, indent + 2, told)
+        yield from _fields(item, indent + 2, told, lang)
     elif isinstance(item, (list, tuple)) and any(isinstance(part, Config) for part in item):
         yield f"{pad}{name}:"
         for part in item:
-            yield from _item(part, indent + 2, told)
+            yield from _item(part, indent + 2, told, lang)
     elif isinstance(item, Mapping) and any(isinstance(part, Config) for part in item.values()):
         yield f"{pad}{name}:"
         for key, part in item.items():
-            yield from _entry(key, part, indent + 2, told)
+            yield from _entry(key, part, indent + 2, told, lang)
     else:
         yield f"{pad}{name}: {_plain(config.encode(item))}"
 
@@ -250,8 +269,27 @@ def _plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def explained(cls: type) -> dict[str, str]:
-    """Field -> what the docstrings say of it: that of the class that the config builds, then the config's own."""
+@cache
+def kinds() -> dict[str, dict[str, Any]]:
+    """Kind -> what it is (`en`, `zh`), and its `fields` in Chinese, from kinds.toml."""
+    return tomllib.loads((resources.files("quintet.recipes") / "kinds.toml").read_text(encoding="utf-8"))
+
+
+def about(cls: type[Config], lang: str = "en") -> str:
+    """What a config of ours is, in a few words; nothing of a user's own."""
+    return str(kinds().get(cls.kind, {}).get(lang, "")) if cls in KINDS.values() else ""
+
+
+def explained(cls: type[Config], lang: str = "en") -> dict[str, str]:
+    """Field -> what it means: by the docstrings, or by kinds.toml in Chinese where the config is ours."""
+    said = _docstrings(cls)
+    if lang == "zh" and cls in KINDS.values():
+        said |= kinds().get(cls.kind, {}).get("fields", {})
+    return said
+
+
+def _docstrings(cls: type) -> dict[str, str]:
+    """Of the class that the config builds, then the config's own."""
     found: dict[str, str] = {}
     build = getattr(cls, "build", None)
     built = None if build is None else get_type_hints(build).get("return")

@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from quintet.core.results import Advice, Compare, RecipeResult, SeedResult
+from quintet.core import verdicts
+from quintet.core.results import SPACES, Advice, Compare, RecipeResult, SeedResult
 from quintet.report import charts, table
 from quintet.report.artefacts import Arrays, Log, arrays, inside, training_log
 from quintet.report.pictures import COLOURS, Window, by_class, colour, grid, scatter
@@ -123,6 +125,11 @@ def _embedded(compare: Compare) -> Markup:
     return Markup(text)
 
 
+def main_distance(compare: Compare) -> str | None:
+    """The distance that tells how near samples are to real data: of the first space that holds on these data."""
+    return next((name for name in SPACES if verdicts.used(compare, name) and name in compare.floor), None)
+
+
 def amount(text: object) -> Markup:
     """A budget as the command line writes it ("60s", "5000steps"), in words."""
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]+)\s*", str(text))
@@ -197,8 +204,9 @@ class _Page(View):
             place: [s.name for s in self.sections(place) if self.has_text(f"nav.{s.name}")]
             for place in ("table", "charts", "claims")
         }
-        tail = ["claims", *more["claims"], "advice", "protocol"]
-        return ["pictures", "table", *more["table"], "charts", *more["charts"], *tail]
+        charts = [] if self.judged and self.sampling_chart is None else ["charts"]
+        tail = ["protocol"] if self.judged else ["claims", *more["claims"], "advice", "protocol"]
+        return ["pictures", "table", *more["table"], *charts, *more["charts"], *tail]
 
     # -- 1. headline
 
@@ -224,7 +232,7 @@ class _Page(View):
 
     @property
     def facts(self) -> list[tuple[Markup, list[Markup | str]]]:
-        """Data, budget, seeds, models: the four lines under the title."""
+        """Data, budget, seeds, models: the four lines under the title; of given samples, data and how many they are."""
         data, splits = self.compare.data, self.compare.data.get("splits", {})
         n = f"{splits.get('train', 0):,}"
         levels = data.get("levels")
@@ -242,6 +250,10 @@ class _Page(View):
             what.append(say("head.examples", n=n))
         if self.classes:
             what.append(say("head.classes", n=len(self.classes)))
+        if self.judged:
+            n = f"{max((s.choice.get('samples', 0) for r in self.compare.recipes for s in r.seeds), default=0):,}"
+            sources = say("head.sources", n=len(self.compare.recipes))
+            return [(say("head.data"), what), (say("head.judged"), [sources, say("head.samples_each", n=n)])]
         budget = self.compare.budget
         cell = budget.get("cell") or budget.get("text") or f"{budget.get('amount', '')}{budget.get('unit', '')}"
         money: list[Markup | str] = [say("head.each", amount=amount(cell))]
@@ -263,10 +275,21 @@ class _Page(View):
         ]
 
     @property
-    def headline(self) -> list[Advice]:
-        """The first pieces of advice which have a verdict."""
-        found = [a for a in self.compare.advice if a.verdict != "no evidence"]
-        return [a for a in found if a.need == "overall"][:1] + [a for a in found if a.need != "overall"][:3]
+    def nearest(self) -> Markup | None:
+        """Given samples by their distance to the real data, the nearest first; None where no distance is used."""
+        metric = main_distance(self.compare)
+        found = [] if metric is None else verdicts.ranked(self.compare.recipes, metric)
+        if metric is None or not found:
+            return None
+        form, floor = self.forms[metric], self.compare.floor.get(metric)
+        unit = " " + say("table.thousandth") if form.scale != 1.0 else Markup("")
+        parts = []
+        for recipe in found:
+            e = table.estimate(recipe, metric)
+            if e is not None and e.value is not None:
+                parts.append(f"{recipe.name} {form.text(e.value)} {form.interval(e.low, e.high)}".strip())
+        real = "–" if floor is None else f"{form.text(floor.value)} {form.interval(floor.low, floor.high)}".strip()
+        return say("head.nearest", metric=known("metric", metric) + unit, order=" · ".join(parts), floor=real)
 
     @staticmethod
     def verdict(text: str) -> Markup:
@@ -339,7 +362,8 @@ class _Page(View):
             samples = arrays(inside(self.folder, seed.run), "samples.npz", "x")
             if samples is not None and self.fits(samples["x"]):
                 image, heads = self._picture(samples, colour(recipe.family))
-                return Panel(recipe.name, recipe.family, say("pictures.seed", seed=seed.seed), image, heads=heads)
+                note = "" if self.judged else say("pictures.seed", seed=seed.seed)
+                return Panel(recipe.name, recipe.family, note, image, heads=heads)
         absent = say("pictures.none", reason=say("pictures.missing"))
         return Panel(recipe.name, recipe.family, "", absent=absent)
 
@@ -365,11 +389,15 @@ class _Page(View):
 
     @property
     def reconstruction_columns(self) -> list[table.Column]:
-        return self._columns(table.RECONSTRUCTION)
+        found = self._columns(table.RECONSTRUCTION)
+        return [form for form in found if any(table.estimate(r, form.key) for r in self.compare.recipes)]
 
     @property
     def cost_columns(self) -> list[table.Column]:
-        return self._columns(table.COSTS)
+        found = self._columns(table.COSTS)
+        if self.judged:  # of given samples hardly any cost is known
+            found = [form for form in found if any(table.over_seeds(r, form.key) for r in self.compare.recipes)]
+        return found
 
     @property
     def more_columns(self) -> list[table.Column]:
@@ -451,7 +479,7 @@ class _Page(View):
 
     # -- 4. charts
 
-    @property
+    @cached_property
     def sampling_chart(self) -> Markup | None:
         return charts.quality_against_sampling(self.compare)
 
@@ -559,7 +587,7 @@ class _Page(View):
     @property
     def budget_entries(self) -> list[tuple[Markup, Markup]]:
         """The budget; where it is written as a text, its parts are left out."""
-        budget = self.compare.budget
+        budget = {} if self.judged else self.compare.budget
         return self.entries({k: v for k, v in budget.items() if "cell" not in budget or k not in ("unit", "amount")})
 
     @property

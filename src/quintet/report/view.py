@@ -40,11 +40,13 @@ class View:
         range: of pixel values.
         window: of points, None for images.
         classes: names of the first condition's classes.
+        judged: whether these are samples that were there already (`quintet evaluate`): nothing was trained here.
     """
 
     def __init__(self, compare: Compare, folder: Path) -> None:
         self.compare, self.folder = compare, folder
         self.forms = table.forms(compare)
+        self.judged = compare.budget.get("cell") == ""
         self.shape: tuple[int, ...] = tuple(int(k) for k in compare.data.get("shape", ()))
         self.is_image = len(self.shape) == 3
         self.real = arrays(folder, "real.npz", "x")
@@ -53,6 +55,11 @@ class View:
         self.range = Range.of(int(levels) if levels else None, *shown)
         self.window = None if self.is_image or self.real is None else Window.of(self.real["x"])
         self.classes = self._class_names()
+
+    @property
+    def row_head(self) -> str:
+        """The text over the names of rows."""
+        return "table.source" if self.judged else "table.recipe"
 
     def state(self, recipe: RecipeResult) -> str:
         """ "" for a recipe with a finished seed, else why there is none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from quintet.report.sections.answer import answer
 from quintet.report.sections.calibration import calibration
 from quintet.report.sections.copies import copies
 from quintet.report.sections.generation import generation
@@ -20,6 +21,7 @@ from quintet.report.sections.verdicts import verdicts
 from quintet.report.view import Section, View
 
 SECTIONS: tuple[tuple[str, Callable[[View], Section | None]], ...] = (
+    ("head", answer),
     ("table", calibration),
     ("table", likelihood),
     ("table", verdicts),
@@ -29,4 +31,4 @@ SECTIONS: tuple[tuple[str, Callable[[View], Section | None]], ...] = (
     ("charts", copies),
     ("charts", memorisation),
 )
-"""(the part of the page behind which it stands: "table", "charts" or "claims"; the section), in order."""
+"""(the part of the page behind which it stands: "head", "table", "charts" or "claims"; the section), in order."""

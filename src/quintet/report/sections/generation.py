@@ -25,8 +25,8 @@ class Strip:
     frames: tuple[tuple[str, str], ...]  # (data address, caption)
 
 
-def generation(view: View) -> Section:
-    """One strip a recipe that kept a trace."""
+def generation(view: View) -> Section | None:
+    """One strip a recipe that kept a trace; no section for samples alone."""
     found = []
     for recipe in view.compare.recipes:
         for seed in table.done(recipe):
@@ -34,7 +34,7 @@ def generation(view: View) -> Section:
             if trace is not None and trace["frames"].shape[2:] == view.shape:
                 found.append(_strip(view, recipe, trace))
                 break
-    return Section("generation", {"strips": found})
+    return Section("generation", {"strips": found}) if found or not view.judged else None
 
 
 def _strip(view: View, recipe: RecipeResult, trace: Arrays) -> Strip:

@@ -13,7 +13,8 @@ from quintet.report.words import known, say
 
 FRONTS = ("sampling", "training", "likelihood")
 _SHORT = {"too close to call": "close"}
-_COLUMNS = {"seconds_per_1000": "sampling", "peak_bytes": "memory"}  # of the table, which has names of its own
+COLUMNS = {"seconds_per_1000": "sampling", "peak_bytes": "memory"}
+"""Metrics for which the table has names of its own."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _field(view: View, metric: str, found: list[PairVerdict]) -> Field:
     rows = tuple(tuple(meeting(row, column) for column in names) for row in names)
     pairs = min(v.pairs for v in found)
     return Field(
-        _COLUMNS.get(metric, metric),
+        COLUMNS.get(metric, metric),
         names,
         rows,
         tuple(view.compare.ranks.get(metric, ())),
@@ -85,7 +86,7 @@ def _field(view: View, metric: str, found: list[PairVerdict]) -> Field:
 
 def _lines(view: View, metric: str, v: PairVerdict) -> tuple[Markup, ...]:
     """What a verdict rests on, for the tip."""
-    form = view.forms.get(_COLUMNS.get(metric, metric))
+    form = view.forms.get(COLUMNS.get(metric, metric))
     gap = f"{v.gap:.3g}" if form is None else form.text(v.gap)
     lines = [say("verdicts.gap", better=v.better, worse=v.worse, gap=gap, pairs=v.pairs)]
     if v.p is not None and v.adjusted is not None:
