@@ -169,6 +169,7 @@ def main() -> None:
         "x_transformers": lambda: train_peer(x_gpt(CONTEXT + 1), lambda m, ids: m(ids)),
         "quintet": lambda: train_ours(OWN_GPT),
         "quintet+bf16": lambda: train_ours(OWN_GPT, precision="bfloat16"),
+        "quintet+bf16+lanes": lambda: train_ours(OWN_GPT, precision="bfloat16", lanes=True),
         "quintet+compile": lambda: train_ours(OWN_GPT, compile=True),
         "quintet+bf16+compile": lambda: train_ours(OWN_GPT, precision="bfloat16", compile=True),
     }, reference="transformers")  # fmt: skip

@@ -230,6 +230,8 @@ def main() -> None:
             "quintet+bf16": lambda: train_ours(peer, shape, batch, precision="bfloat16"),
             "quintet/own": lambda: train_ours(own, shape, batch),
             "quintet/own+bf16": lambda: train_ours(own, shape, batch, precision="bfloat16"),
+            "quintet+bf16+lanes": lambda: train_ours(peer, shape, batch, precision="bfloat16", lanes=True),
+            "quintet/own+bf16+lanes": lambda: train_ours(own, shape, batch, precision="bfloat16", lanes=True),
         }, reference="diffusers")  # fmt: skip
     peer = PeerNetwork(which="dit")
     races.race("train/dit-6x384-32x32x3-p2/b8", "img/s", {
@@ -238,6 +240,7 @@ def main() -> None:
             (3, 32, 32), 8),
         "quintet": lambda: train_ours(peer, (3, 32, 32), 8, classes=10),
         "quintet+bf16": lambda: train_ours(peer, (3, 32, 32), 8, classes=10, precision="bfloat16"),
+        "quintet+bf16+lanes": lambda: train_ours(peer, (3, 32, 32), 8, classes=10, precision="bfloat16", lanes=True),
         "quintet/own": lambda: train_ours(OWN_DIT, (3, 32, 32), 8, classes=10),
         "quintet/own+bf16": lambda: train_ours(OWN_DIT, (3, 32, 32), 8, classes=10, precision="bfloat16"),
         "quintet/own+bf16+compile": lambda: train_ours(

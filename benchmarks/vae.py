@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from product import build, training
+from product import build, training, using_threads
 from pydantic.dataclasses import dataclass
 from race import Contender, Races, flops_of, parameters
 from torch import Tensor, nn
@@ -195,18 +195,20 @@ def train_ours(config: ModelConfig, batch: int, spec: DataSpec = SPEC, **choices
     return training(model, torch.rand(batch, *spec.shape, device=DEVICE), **choices)
 
 
-def epoch_ours(batch: int, precision: Precision = "float32") -> Contender:
+def epoch_ours(batch: int, precision: Precision = "float32", lanes: int = 1) -> Contender:
     raw = DataSpec("image", (1, 28, 28), 256)
     split = Split(np.random.default_rng(0).integers(0, 256, (batch * EPOCH, 1, 28, 28), dtype=np.uint8))
     codec = PixelCodecConfig().fit(raw, split.tensor())
     model = build(MLP, codec.spec, DEVICE)
     config = TrainConfig(batch=batch, optimizers={"model": OptimizerConfig(lr=1e-3)}, decay=0.0)
-    plan = Plan.start(10**9, 0.0, flops_per_step=0.0, threads=torch.get_num_threads(), precision=precision)
+    threads = torch.get_num_threads()
+    plan = Plan.start(10**9, 0.0, flops_per_step=0.0, threads=threads, precision=precision, lanes=lanes)
     run = steps(model, Batches(split, codec, batch, 0, device=DEVICE), TrainState.start(model, config, plan), config, 0)
 
     def call() -> None:
-        for _ in range(EPOCH):
-            next(run)
+        with using_threads(plan.threads_each if lanes > 1 else torch.get_num_threads()):
+            for _ in range(EPOCH):
+                next(run)
 
     return Contender(call, batch * EPOCH, params=parameters(model))
 
@@ -244,6 +246,7 @@ def main() -> None:
     races.race("train/vae-resnet-28x28/b64", "img/s", {
         "pythae": lambda: train_pythae("resnet", 64), "quintet": lambda: train_ours(RESNET, 64),
         "quintet+bf16": lambda: train_ours(RESNET, 64, precision="bfloat16"),
+        "quintet+bf16+lanes": lambda: train_ours(RESNET, 64, precision="bfloat16", lanes=True),
     }, reference="pythae")  # fmt: skip
     races.race("train/kl-ae-32x32x3/b8", "img/s", {
         "diffusers": lambda: train_autoencoder_kl(8), "quintet": lambda: train_ours(KL, 8, COLOUR),
@@ -256,6 +259,8 @@ def main() -> None:
         "quintet": lambda: epoch_ours(128), "quintet+1thread": lambda: single(epoch_ours(128)),
         "quintet+bf16": lambda: epoch_ours(128, "bfloat16"),
         "quintet+bf16+1thread": lambda: single(epoch_ours(128, "bfloat16")),
+        "quintet+lanes": lambda: epoch_ours(128, lanes=torch.get_num_threads()),
+        "quintet+bf16+lanes": lambda: epoch_ours(128, "bfloat16", lanes=torch.get_num_threads()),
     }, reference="pythae", once=True)  # fmt: skip
     races.race("sample/vae-mlp-28x28/1024", "img/s", {
         "pythae": lambda: sample_pythae(1024), "quintet": lambda: sample_ours(1024, 0.0),
