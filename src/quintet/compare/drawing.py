@@ -86,6 +86,6 @@ def latency(
 
 
 def use_threads(run: Path, most: int) -> None:
-    """Let torch use as many threads as were fastest in a run's training, at most `most`."""
+    """Let torch use as many threads as were fastest in a run's training, at most `most`. Samples have one lane."""
     plans = json.loads((run / PLAN).read_text(encoding="utf-8"))["stages"]
-    torch.set_num_threads(min(most, *(Plan.from_json(plan).threads_each for plan in plans.values())))
+    torch.set_num_threads(min(most, *(Plan.from_json(plan).threads for plan in plans.values())))
