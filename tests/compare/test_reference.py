@@ -55,6 +55,8 @@ def test_the_floor_s_cas_follows_the_number_of_samples(tmp_path: Path) -> None:
     assert "trained on 40 labelled samples" in bootstrap["metrics"]["cas"]["protocol"]
     assert after["floor"]["kid"] == before["floor"]["kid"]
     assert after["spaces"]["cas_size"] == 40
+    level_reference(tmp_path, dataset, before["spaces"]["cas_size"])
+    assert json.loads(path.read_text()) == before  # and back, where cells were judged on more again
 
 
 def test_a_comparison_keeps_to_the_judges_it_was_begun_with(tmp_path: Path) -> None:
