@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from blocks import LANGUAGES, RUN, Block, blocks, commands, needed, pages, planned, read, run_command, skipped
+
+from quintet.recipes.registry import KINDS
 
 WITH_CODE = [page for page in pages() if any(block.lang in RUN for block in blocks(page))]
 NOT_RUN: dict[str, int] = {}
@@ -15,6 +18,15 @@ NOT_RUN: dict[str, int] = {}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
+
+
+@pytest.fixture(autouse=True)
+def known_kinds() -> Iterator[None]:
+    """What a page registers is forgotten after it."""
+    before = dict(KINDS)
+    yield
+    KINDS.clear()
+    KINDS.update(before)
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
