@@ -20,7 +20,7 @@ from quintet.core.results import Baseline, BaselineName, Estimate, Strict
 from quintet.core.rng import Rng
 from quintet.data.dataset import Dataset, Split
 from quintet.metrics.baselines import baselines
-from quintet.metrics.classify import MOST
+from quintet.metrics.classify import MOST as MOST_CAS
 from quintet.metrics.codecs import codecs
 from quintet.metrics.evaluate import MOST, Modes, Part, Reference
 from quintet.metrics.judges import Judge, RandomSpace, make_judge, train_exemplars
@@ -225,7 +225,7 @@ def level_reference(folder: Path, dataset: Dataset, samples: int) -> None:
 
     A classifier learns more from more examples, so that CAS may be compared only at one number of them.
     """
-    known, samples = read_known(folder), min(samples, len(dataset.train), MOST)
+    known, samples = read_known(folder), min(samples, len(dataset.train), MOST_CAS)
     if known is None or known.spaces["cas_size"] == samples:
         return
     reference = make_reference(folder, dataset)
