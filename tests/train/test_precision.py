@@ -78,7 +78,7 @@ def test_bfloat16_follows_float32(stage: Any) -> None:
 
 
 @pytest.mark.parametrize("stage", list(cases()))
-@pytest.mark.parametrize("parts", [{"micro": 8}, {"micro": 5}, {"lanes": 2}, {"lanes": 3}], ids=str)
+@pytest.mark.parametrize("parts", [{"micro": 8}, {"micro": 5}, {"micro": BATCH}, {"lanes": 2}, {"lanes": 3}], ids=str)
 def test_parts_add_up_to_the_batch(stage: Any, parts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     grads: list[torch.Tensor] = []
 

@@ -226,7 +226,7 @@ class _Loop:
         """The same turns in smaller parts, after memory ran out. Raises: ResourceError where there are none."""
         state, whole = self.state, turns.whole
         rows = state.plan.micro(state.step) or len(whole.batch)
-        del turns
+        turns.parts = []  # and with them what players share
         optimizer.clear()
         release()
         if rows == 1:
@@ -303,7 +303,8 @@ class _Turns:
 
     def __init__(self, whole: Turn, micro: int, lanes: int) -> None:
         count = len(whole.batch)
-        self.whole, self.micro, self.rows = whole, micro, micro or -(-count // lanes)
+        self.whole, self.micro = whole, micro if micro < count else 0
+        self.rows = self.micro or -(-count // lanes)
         starts = range(0, count, self.rows)
         self.parts = [whole] if len(starts) == 1 else [_rows(whole, start, start + self.rows) for start in starts]
 
