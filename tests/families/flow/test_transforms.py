@@ -159,6 +159,42 @@ def test_composite_adds_log_dets_and_inverts_in_reverse():
     assert not torch.allclose(b.inverse(a.inverse(y, {}), {}), x)
 
 
+ALTERNATE, RANDOM = (CouplingConfig(bijection=RQ, network=NET, mask=mask) for mask in ("alternate", "random"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "configs"),
+    [
+        (VECTOR, (ALTERNATE,) * 3),  # blocks of 3 and 2 columns that change places
+        (VECTOR, (RANDOM,) * 4),
+        (VECTOR, (LULinearConfig(), ALTERNATE, RANDOM, LULinearConfig(), RANDOM)),
+        (SQUARE, (SweepConfig(bijection=PL, network=NET, groups=5), ALTERNATE, ALTERNATE)),
+    ],
+    ids=["alternate", "random", "mixed", "sweep"],
+)
+def test_a_composite_is_its_parts_one_after_the_other_in_whatever_order_its_columns_lie(spec, configs):
+    transform = randomised(Composite([c.build(spec, i) for i, c in enumerate(configs)]), 6)
+    x = (torch.rand(6, spec.dims, dtype=torch.float64) * 2 - 1).requires_grad_()
+    cond = {"label": torch.tensor([0, 1, 2, -1, 0, 1])}
+    weight = torch.randn(6, spec.dims, dtype=torch.float64)
+
+    def both(y, log_det):
+        return y, log_det, torch.autograd.grad((weight * y).sum() + log_det.sum(), x)[0]
+
+    y, log_det = x, 0
+    for part in transform.leaves():
+        y, more = part(y, cond)
+        log_det = log_det + more
+    for found, expected in zip(both(*transform(x, cond)), both(y, log_det), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        back = y
+        for part in reversed(list(transform.leaves())):
+            back = part.inverse(back, cond)
+        assert torch.allclose(transform.inverse(y, cond), back, rtol=1e-12, atol=1e-12)
+        assert (back - x).abs().max() < 1e-9
+
+
 def test_coupling_leaves_what_it_sees_and_two_of_them_change_everything():
     for mask in ("alternate", "random"):
         torch.manual_seed(0)

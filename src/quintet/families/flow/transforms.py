@@ -73,23 +73,49 @@ class TransformConfig(Config, ABC):
 
 
 class Composite(Transform):
-    """Transforms one after the other."""
+    """Transforms one after the other. Columns stay in a coupling's order until the next part needs another."""
 
     def __init__(self, parts: Sequence[Transform]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
+        orders = [part.order if isinstance(part, Coupling) else None for part in parts]
+        self.moves = nn.ModuleList(_Move(a, b) for a, b in pairwise([None, *orders, None]))
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(len(x))
-        for part in self.parts:
-            x, log_det = part(x, cond)
+        blocks: tuple[Tensor, ...] = (x,)
+        for move, part in self._steps():
+            x = move(blocks)
+            if isinstance(part, Coupling):
+                changed, log_det = part.changed_forward(x, cond)
+                blocks = (changed, x[:, part.changed :])
+            else:
+                x, log_det = part(x, cond)
+                blocks = (x,)
             total = total + log_det
-        return x, total
+        return self._last(blocks), total
 
     def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
-        for part in reversed(list(self.leaves())):
-            y = part.inverse(y, cond, guidance)
+        y = self._last.inverse((y,))
+        for move, part in reversed(self._steps()):
+            if isinstance(part, Coupling):
+                blocks = (part.changed_inverse(y, cond, guidance), y[:, part.changed :])
+                y = move.inverse(blocks)
+            else:
+                y = move.inverse((part.inverse(y, cond, guidance),))
         return y
+
+    @property
+    def _last(self) -> _Move:
+        """Back to the data's own order."""
+        last = self.moves[-1]
+        assert isinstance(last, _Move)
+        return last
+
+    def _steps(self) -> list[tuple[_Move, Transform]]:
+        """Each part, after the move to its order."""
+        pairs = zip(self.moves, self.parts, strict=False)
+        return [(move, part) for move, part in pairs if isinstance(move, _Move) and isinstance(part, Transform)]
 
     def prepare(self, states: States) -> None:
         """Each part in turn, on what the parts before it, prepared by then, make of the data."""
@@ -139,13 +165,22 @@ class Coupling(Transform):
 
     def forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         x = reordered(x, self.order, self.back)
-        y, log_slope = self.bijection.forward(x[:, : self.changed], self._theta(x, cond))
-        return self._joined(y, x), log_slope.sum(1)
+        changed, log_det = self.changed_forward(x, cond)
+        return self._joined(changed, x), log_det
 
     def inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
         y = reordered(y, self.order, self.back)
+        return self._joined(self.changed_inverse(y, cond, guidance), y)
+
+    def changed_forward(self, x: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """The changed dimensions (B, changed) of x (B, D), whose columns are in `order`; and the log-determinant."""
+        y, log_slope = self.bijection.forward(x[:, : self.changed], self._theta(x, cond))
+        return y, log_slope.sum(1)
+
+    def changed_inverse(self, y: Tensor, cond: Cond, guidance: float = 1.0) -> Tensor:
+        """The dimensions (B, changed) that `changed_forward` made those of y (B, D) of, its columns in `order`."""
         theta = guided(lambda x, _, given: self._theta(x, given), cond, guidance)(y, None)
-        return self._joined(self.bijection.inverse(y[:, : self.changed], theta), y)
+        return self.bijection.inverse(y[:, : self.changed], theta)
 
     @property
     def change(self) -> Tensor:
@@ -169,6 +204,47 @@ class Coupling(Transform):
         seen = x[:, self.changed : self.changed + self.seen] if self.seen else x.new_ones(len(x), 1)
         theta: Tensor = self.conditioner(seen, cond)  # (B, P, change)
         return theta.to(x.dtype).mT
+
+
+class _Move(nn.Module):
+    """Columns from one order to another; a swap of two blocks is their concatenation, which copies whole rows.
+
+    Args:
+        before, after: orders (D,) as those of a Coupling, None for the data's own.
+    """
+
+    order: Tensor
+    back: Tensor
+
+    def __init__(self, before: Tensor | None, after: Tensor | None) -> None:
+        super().__init__()
+        known = before if before is not None else after
+        self.ahead = self.behind = 0  # columns of the block that goes to the end, there and back
+        self.still = known is None
+        if known is None:
+            return
+        natural = torch.arange(len(known))
+        order = (natural if before is None else before.argsort())[natural if after is None else after]
+        self.still = bool((order == natural).all())
+        first = int(order[0])
+        if first and torch.equal(order, natural.roll(-first)):
+            self.ahead, self.behind = first, len(order) - first
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    def forward(self, blocks: tuple[Tensor, ...]) -> Tensor:
+        """Blocks of columns (B, d), which lie one after the other in the order before, to (B, D) in that after."""
+        if len(blocks) == 2 and blocks[0].shape[1] == self.ahead:
+            return torch.cat(blocks[::-1], 1)
+        x = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
+        return x if self.still else reordered(x, self.order, self.back)
+
+    def inverse(self, blocks: tuple[Tensor, ...]) -> Tensor:
+        """The way back: blocks in the order after to (B, D) in that before."""
+        if len(blocks) == 2 and blocks[0].shape[1] == self.behind:
+            return torch.cat(blocks[::-1], 1)
+        y = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
+        return y if self.still else reordered(y, self.back, self.order)
 
 
 class _Reordered(torch.autograd.Function):
