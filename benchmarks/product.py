@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +17,7 @@ from quintet.core.plan import Plan
 from quintet.core.recipe import ModelConfig, OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
+from quintet.core.threads import using_threads
 from quintet.train.loop import TrainState, steps
 
 
@@ -85,14 +85,3 @@ def training(
             next(run)
 
     return Contender(step, items=len(x) if items is None else items, flops=flops, params=parameters(model), note=note)
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Torch has so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

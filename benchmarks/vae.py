@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from product import build, training, using_threads
+from product import build, training
 from pydantic.dataclasses import dataclass
 from race import Contender, Races, flops_of, parameters
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from quintet.core.plan import Plan
 from quintet.core.recipe import ModelConfig, NetworkConfig, OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
+from quintet.core.threads import using_threads
 from quintet.data.batches import Batches
 from quintet.data.codecs import PixelCodecConfig
 from quintet.data.dataset import Split

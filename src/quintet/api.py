@@ -31,6 +31,7 @@ from quintet.core.interrupt import graceful
 from quintet.core.processes import joined, launched
 from quintet.core.recipe import Recipe
 from quintet.core.results import Advice, Compare, SeedResult
+from quintet.core.threads import using_threads
 from quintet.data.begun import as_begun
 from quintet.data.dataset import Dataset
 from quintet.data.given import RANGES, Values, read_given
@@ -214,18 +215,14 @@ def train(
         recipe, data, config=config, options=options, budget=budget, seed=seed, out=out, rescan=rescan, device=device,
         threads=threads, set=set,
     )  # fmt: skip
-    before = torch.get_num_threads()
-    try:
-        with graceful() as stop, joined(job.device) as processes:
-            train_cell(
-                job, listen, stop, resume=resume or strict_resume or rescan, strict=strict_resume, rescan=rescan,
-                processes=processes,
-            )  # fmt: skip
-            if processes.first:
-                evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
-            processes.wait()
-    finally:
-        torch.set_num_threads(before)
+    with using_threads(torch.get_num_threads()), graceful() as stop, joined(job.device) as processes:
+        train_cell(
+            job, listen, stop, resume=resume or strict_resume or rescan, strict=strict_resume, rescan=rescan,
+            processes=processes,
+        )  # fmt: skip
+        if processes.first:
+            evaluate_cell(job, None, 64, evaluation_limit_s(job.budget), listen)
+        processes.wait()
     return load_cell(job.folder, job.device)
 
 

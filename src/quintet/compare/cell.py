@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from quintet._version import __version__
 from quintet.compare.busy import busy
-from quintet.compare.drawing import draw, use_threads
+from quintet.compare.drawing import draw
 from quintet.compare.likelihood import likelihoods
 from quintet.compare.reference import nearest_pairs
 from quintet.compare.stability import count_spikes
@@ -253,13 +253,14 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
     """
     begin = time.perf_counter()
     report({"kind": "phase", "phase": "evaluate"})
-    use_threads(job.folder, job.threads)
+    torch.set_num_threads(job.threads)
     trained = load(job.folder, job.device)
     model, codec, dataset = trained.model, trained.codec, job.dataset
     training = json.loads((job.folder / TRAINING).read_text(encoding="utf-8"))
     labels = proportional_labels(dataset.train.labels, n, job.seed)
     drawn = draw(
-        model, codec, n, labels, seed=job.seed, limit_s=0.4 * limit_s, latency_limit_s=0.1 * limit_s
+        model, codec, n, labels,
+        seed=job.seed, threads=job.threads, limit_s=0.4 * limit_s, latency_limit_s=0.1 * limit_s,
     )  # fmt: skip
     made = drawn.made
     metrics: dict[str, Estimate] = {}

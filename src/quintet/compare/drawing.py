@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from quintet.core.codec import Codec
 from quintet.core.model import Model
-from quintet.core.plan import Plan
 from quintet.core.results import SamplingCost
 from quintet.core.rng import CHUNK, Rng
-from quintet.recipes.load import PLAN
+from quintet.core.threads import using_threads
 from quintet.tasks.generate import BATCH, Generated, generate
 
 LATENCY_DRAWS = 5
+
+TRIED_SHARE = 0.05
+"""Of the time for samples: where the first chunk takes longer, the number of threads is not tried out."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ def draw(
     labels: Mapping[str, NDArray[np.int64]],
     *,
     seed: int,
+    threads: int,
     limit_s: float,
     latency_limit_s: float,
 ) -> Drawn:
@@ -53,21 +53,33 @@ def draw(
     Args:
         labels: of each item.
         seed: of the run; item i is the same for any n.
+        threads: torch may use; small networks are sampled faster by one, so both are tried.
         limit_s: no further batch begins after so many seconds.
         latency_limit_s: likewise of single samples.
     """
-    warm = generate(model, codec, CHUNK, {k: v[:CHUNK] for k, v in labels.items()}, rng=Rng(seed, "warm"))
-    batch = BATCH if warm.seconds * (BATCH // CHUNK) < limit_s else CHUNK  # a slow sampler stops nearer to its limit
-    made = generate(model, codec, n, labels, rng=Rng(seed, "evaluate"), batch=batch, limit_s=limit_s)
+
+    def chunk_s(count: int) -> float:
+        with using_threads(count):
+            few = {k: v[:CHUNK] for k, v in labels.items()}
+            return generate(model, codec, CHUNK, few, rng=Rng(seed, "warm")).seconds
+
+    warm_s = chunk_s(threads)
+    best = threads
+    if threads > 1 and next(model.parameters()).device.type == "cpu" and warm_s < TRIED_SHARE * limit_s:
+        best = min((threads, 1), key=chunk_s)
+    batch = BATCH if warm_s * (BATCH // CHUNK) < limit_s else CHUNK  # a slow sampler stops nearer to its limit
+    with using_threads(best):
+        made = generate(model, codec, n, labels, rng=Rng(seed, "evaluate"), batch=batch, limit_s=limit_s)
+        latency_s = latency(model, codec, {k: v[:1] for k, v in labels.items()}, seed, latency_limit_s)
     steps = model.sequential_steps()
     guided = getattr(model.sampling, "guidance", 1.0) not in (0.0, 1.0)  # two evaluations instead of one
     cost = SamplingCost(
         seconds_per_1000=1000 * made.seconds / len(made),
         nfe=float(steps * (1 + guided)),
         sequential_steps=steps,
-        latency_s=latency(model, codec, {k: v[:1] for k, v in labels.items()}, seed, latency_limit_s),
+        latency_s=latency_s,
     )
-    return Drawn(made, cost, warm.seconds)
+    return Drawn(made, cost, warm_s)
 
 
 def latency(
@@ -83,9 +95,3 @@ def latency(
     while len(taken) < LATENCY_DRAWS + 1 and (not taken or sum(taken) < limit_s):
         taken.append(generate(model, codec, 1, labels, rng=Rng(seed, "latency", len(taken)), batch=1).seconds)
     return float(np.median(taken[1:] or taken))
-
-
-def use_threads(run: Path, most: int) -> None:
-    """Let torch use as many threads as were fastest in a run's training, at most `most`. Samples have one lane."""
-    plans = json.loads((run / PLAN).read_text(encoding="utf-8"))["stages"]
-    torch.set_num_threads(min(most, *(Plan.from_json(plan).threads for plan in plans.values())))

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,17 +94,11 @@ def run_here(work: Callable[[Report], None], on_report: Report, trace_file: Path
     return Outcome(0)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """The parent computes on one thread while it forks, so that its OpenMP threads are never made."""
-    import torch
+    from quintet.core.threads import using_threads
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return using_threads(1)
 
 
 def can_fork(seconds: float = 10.0) -> bool:

@@ -22,7 +22,7 @@ import torch
 
 from quintet._version import __version__
 from quintet.compare import executor
-from quintet.compare.drawing import draw, use_threads
+from quintet.compare.drawing import draw
 from quintet.compare.likelihood import likelihoods
 from quintet.compare.reference import (
     check_judges,
@@ -175,13 +175,13 @@ class Judging:
     def _draw(self, source: Judged) -> tuple[Any, Any, dict[str, Any]]:
         """Samples of a run as a comparison draws them, and what is known of their cost and likelihood."""
         assert source.run is not None
-        use_threads(source.run, self.threads)
         trained = load(source.run, self.device)
         model, codec = trained.model, trained.codec
         seed = int(trained.config["seed"])
         labels = proportional_labels(self.dataset.train.labels, self.samples, seed)
         drawn = draw(
-            model, codec, self.samples, labels, seed=seed, limit_s=SAMPLING_S, latency_limit_s=LATENCY_S
+            model, codec, self.samples, labels,
+            seed=seed, threads=self.threads, limit_s=SAMPLING_S, latency_limit_s=LATENCY_S,
         )  # fmt: skip
         made, trace = drawn.made, source.run / "trace.npz"
         if trace.exists():  # how it generates, for the report

@@ -16,8 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from quintet.core.codec import Codec
 from quintet.core.errors import DataError, UsageError
 from quintet.core.model import HasCode, Model
 from quintet.core.rng import CHUNK
+from quintet.core.threads import using_threads
 
 if TYPE_CHECKING:
     from constriction.stream.queue import RangeDecoder, RangeEncoder
@@ -216,7 +216,7 @@ def decompress(
     value_coder = _decoder(coder, data[middle:])
     family = coder.stream.model.Categorical(perfect=False)
     done = []
-    with _threads(head.threads):
+    with using_threads(head.threads):
         for start in range(0, head.count, head.batch):
             n = min(head.batch, head.count - start)
             given = {name: values[start : start + n] for name, values in labels.items()}
@@ -341,13 +341,3 @@ def _coder() -> Any:
 def _device(model: Any) -> torch.device:
     device: torch.device = next(model.parameters()).device
     return device
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
