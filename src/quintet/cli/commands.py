@@ -28,7 +28,7 @@ from quintet.core.messages import say
 from quintet.core.model import Model
 from quintet.core.processes import leads
 from quintet.core.recipe import Stage
-from quintet.core.results import Compare, Estimate, Note
+from quintet.core.results import LIKELIHOOD_SIGNS, Baseline, Compare, Estimate, Note, RecipeResult, likelihood_kind
 from quintet.core.rng import CHUNK
 from quintet.data.dataset import Dataset
 from quintet.metrics.judges.weights import parse_judges
@@ -374,13 +374,22 @@ def leaderboard(result: Compare, lang: str) -> Table:
             lost += [f"{recipe.name}: {recipe.reason}"] if recipe.reason else []
             continue
         costs = sorted(s.sampling.seconds_per_1000 for s in recipe.seeds if s.sampling is not None)
-        cells = [number(recipe.summary.get(name)) for name in SHOWN]
+        cells = [_sign(recipe, name) + number(recipe.summary.get(name)) for name in SHOWN]
         table.add_row(recipe.name, *cells, f"{costs[len(costs) // 2]:.2f}" if costs else "")
     for row in result.baselines:
-        cells = [number(row.metrics.get(name)) for name in SHOWN]
+        cells = [_sign(row, name) + number(row.metrics.get(name)) for name in SHOWN]
         table.add_row(say(f"baseline.{row.name}", lang), *cells, "", style="dim")
     table.caption, table.caption_justify = "\n".join(lost) or None, "left"
     return table
+
+
+def _sign(row: RecipeResult | Baseline, name: str) -> str:
+    """What stands before a number of bits that is a bound or an estimate."""
+    if name != "bits_per_dim":
+        return ""
+    made = [row] if isinstance(row, Baseline) else row.seeds
+    said = [one.metrics[name] for one in made if name in one.metrics and one.metrics[name].value is not None]
+    return LIKELIHOOD_SIGNS[likelihood_kind(said[0].protocol)] if said else ""
 
 
 def number(estimate: Estimate | None) -> str:

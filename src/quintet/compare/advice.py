@@ -171,8 +171,10 @@ def _stability(ended: Sequence[RecipeResult]) -> Advice:
             en += f" These seeds do not tell {', '.join(alike)} from it."
             zh += f"现有的种子不足以区分它与 {'、'.join(alike)}。"
     elif not any(_trouble(r)[0] > 0 for r in order):
-        en = f"For stability: none of {runs} trainings failed, diverged or collapsed; too few to tell the families apart."
-        zh = f"就训练稳定性而言：{runs} 次训练均未失败、发散或模式坍塌；次数太少，不足以区分各家族。"
+        en = "For stability: no training failed, diverged or collapsed; "
+        zh = "就训练稳定性而言：没有一次训练失败、发散或模式坍塌；"
+        en += f"{runs} are too few to tell the families apart." if runs > 1 else "one does not tell families apart."
+        zh += f"总共 {runs} 次，不足以区分各家族。"
         if len(scored) > 1:
             best, *_, last = scored
             en += f" Stability scores reach from {scored[last]:.2f} ({last}) to {scored[best]:.2f} ({best}) of 1."

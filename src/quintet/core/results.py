@@ -52,6 +52,15 @@ class Estimate(Strict):
     protocol: str = ""
 
 
+LIKELIHOOD_SIGNS = {"exact": "", "bound": "≤", "estimate": "≈"}
+"""Kind of a likelihood, with which a protocol opens -> what stands before its number of bits."""
+
+
+def likelihood_kind(protocol: str) -> str:
+    """Of an estimate's protocol: "exact", "bound" or "estimate"."""
+    return next((kind for kind in LIKELIHOOD_SIGNS if protocol.startswith(kind)), "exact")
+
+
 class LedgerEntry(Strict):
     """What a model cost, over all its stages.
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from quintet.core.results import Baseline, Estimate, RecipeResult
+from quintet.core.results import LIKELIHOOD_SIGNS, Baseline, Estimate, RecipeResult, likelihood_kind
 from quintet.report import table
 from quintet.report.view import Section, View
 from quintet.report.words import known, say
 
 WAYS = ("elbo", "iw", "ais", "vlb", "ode")
-SIGNS = {"exact": "", "bound": "≤", "estimate": "≈"}
 READINGS = {
     "uniform dequantisation": "uniform", "levels, exact": "levels", "approximation": "approximate",
     "within a bin": "bins", "standardised": "density", "density": "density", "levels": "levels",
@@ -149,10 +148,10 @@ def _codec(name: str, e: Estimate) -> Row:
 
 def _number(e: Estimate, protocol: str, label: Markup | str = "", kind: str = "") -> Number:
     """An estimate whose protocol opens with its kind, unless that is given."""
-    kind = kind or next((word for word in SIGNS if protocol.startswith(word)), "exact")
+    kind = kind or likelihood_kind(protocol)
     if e.value is None:
         return Number(label, kind, missing=protocol or e.protocol)
-    text = SIGNS.get(kind, "") + FORM.text(e.value)
+    text = LIKELIHOOD_SIGNS.get(kind, "") + FORM.text(e.value)
     return Number(label, kind, text, FORM.interval(e.low, e.high), e.n, protocol, value=e.value)
 
 
