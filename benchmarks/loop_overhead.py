@@ -31,9 +31,10 @@ from quintet.core.rng import Rng
 from quintet.data.batches import Batches
 from quintet.data.sources import open_dataset
 from quintet.recipes.registry import find
+from quintet.train.calibrate import calibrate, warm_up
 from quintet.train.ema import gamma_of_width
 from quintet.train.loop import averaged_parameters
-from quintet.train.run import calibrate, fit, warm_up
+from quintet.train.run import fit
 
 
 class Silent:

@@ -19,8 +19,9 @@ from quintet.core.model import Loss, Turn
 from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng, layer_noise
-from quintet.train import run
-from quintet.train.run import fit, has_compiler
+from quintet.train import calibrate
+from quintet.train.calibrate import has_compiler
+from quintet.train.run import fit
 
 CONFIG = TrainConfig(batch=16, optimizers={"critic": OptimizerConfig(), "generator": OptimizerConfig(method="muon")})
 
@@ -80,7 +81,7 @@ def train(model: TinyDuel, folder: Path, config: TrainConfig, budget: str, plan:
 def test_the_faster_precision_is_chosen_and_kept(
     tmp_path: Path, slow: str, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(calibrate, "has_bfloat16", lambda device: True)
     model = Sluggish(slow)
     recorder = train(model, tmp_path, CONFIG, "1s")
     assert set(model.asked) == {"float32", "bfloat16"}
@@ -103,10 +104,10 @@ def test_a_budget_without_a_clock_keeps_float32_on_a_cpu(tmp_path: Path) -> None
 def test_what_is_asked_for_is_done_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = replace(CONFIG, precision="bfloat16")
     model = Sluggish(None)
-    monkeypatch.setattr(run, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(calibrate, "has_bfloat16", lambda device: True)
     assert train(model, tmp_path / "a", wanted, "6steps").plans[-1].precision == "bfloat16"
     assert set(model.asked) == {"bfloat16"}
-    monkeypatch.setattr(run, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(calibrate, "has_bfloat16", lambda device: False)
     with pytest.raises(UsageError) as caught:
         train(Sluggish(None), tmp_path / "b", wanted, "6steps")
     assert caught.value.exit_code == 2
@@ -114,7 +115,7 @@ def test_what_is_asked_for_is_done_or_refused(tmp_path: Path, monkeypatch: pytes
     class Exact(Sluggish):
         precisions = ("float32",)
 
-    monkeypatch.setattr(run, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(calibrate, "has_bfloat16", lambda device: True)
     with pytest.raises(UsageError):
         train(Exact(None), tmp_path / "c", wanted, "6steps")
     exact = Exact("float32")
@@ -125,14 +126,14 @@ def test_what_is_asked_for_is_done_or_refused(tmp_path: Path, monkeypatch: pytes
 def test_without_a_compiler_networks_run_uncompiled_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "has_compiler", lambda device: False)
+    monkeypatch.setattr(calibrate, "has_compiler", lambda device: False)
     recorder = train(TinyDuel(), tmp_path, replace(CONFIG, compile="on"), "6steps")
     assert not recorder.plans[-1].compile
     assert [line["what"] for line in recorder.lines if line["kind"] == "event"] == ["no_compiler"]
 
 
 def test_a_network_that_does_not_compile_runs_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "has_compiler", lambda device: True)
+    monkeypatch.setattr(calibrate, "has_compiler", lambda device: True)
 
     def refuse(self: torch.nn.Module, **kwargs: Any) -> None:
         self._compiled_call_impl = lambda *args: 1 / 0

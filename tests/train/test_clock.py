@@ -18,7 +18,8 @@ from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng, layer_noise
 from quintet.train import run as module
-from quintet.train.run import Clock, fit
+from quintet.train.clock import Clock
+from quintet.train.run import fit
 
 CONFIG = TrainConfig(batch=16, optimizers={"critic": OptimizerConfig(lr=1e-2), "generator": OptimizerConfig(lr=1e-2)})
 

@@ -19,7 +19,8 @@ from quintet.core.ledger import Ledger
 from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng, layer_noise
-from quintet.train.run import fit, warm_up
+from quintet.train.calibrate import warm_up
+from quintet.train.run import fit
 
 STEPS, EVERY = 24, 6
 CONFIG = TrainConfig(

@@ -21,7 +21,7 @@ from quintet.core.numerics import higher_order
 from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
 from quintet.core.rng import Rng, layer_noise
-from quintet.train import run
+from quintet.train import calibrate
 from quintet.train.lanes import Lanes, add_gradients
 from quintet.train.loop import TrainState, steps
 from quintet.train.run import fit
@@ -163,7 +163,7 @@ class Recorder:
 
 
 def planned(model: TinyDuel, folder: Path, monkeypatch: pytest.MonkeyPatch, **config: Any) -> Plan:
-    monkeypatch.setattr(run, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(calibrate, "has_bfloat16", lambda device: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     recorder = Recorder()

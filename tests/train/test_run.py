@@ -108,7 +108,9 @@ class Ticking:
 
 def test_a_budget_in_seconds_ends_in_time_with_a_decay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setattr("quintet.train.run.time", Ticking())
+    ticking = Ticking()
+    for module in ("clock", "calibrate"):
+        monkeypatch.setattr(f"quintet.train.{module}.time", ticking)
     _, fitted, ledger = run(tmp_path, "1.5s", recorder)
     assert ledger.wall_s <= 1.5 * 1.1
     assert [plan.events[-1].reason for plan in recorder.plans][:2] == ["calibration", "decay"]

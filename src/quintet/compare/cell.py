@@ -49,8 +49,9 @@ from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stag
 from quintet.recipes.registry import KINDS, add_kinds
 from quintet.tasks.generate import Generated, generate, proportional_labels, to_raw
 from quintet.tasks.pictures import picture
+from quintet.train.calibrate import warm_up
 from quintet.train.loop import TrainState, frozen_parameters
-from quintet.train.run import BEST, fit, restore_best, warm_up
+from quintet.train.run import BEST, fit, restore_best
 
 CHOICE = "choice.json"  # of a stage
 CHOICE_SHARE = 0.05  # of a budget in seconds, kept for the choice of the average

@@ -62,7 +62,7 @@ from quintet.data.report import FILE as DATA_REPORT
 from quintet.data.report import describe_data, write_data_report
 from quintet.recipes.load import CONFIG, LOG, RESULT
 from quintet.recipes.registry import add_kinds
-from quintet.train.run import warm_up
+from quintet.train.calibrate import warm_up
 
 COMPARE = "compare.json"
 WITHIN = Budget("seconds", 20 * 60.0)  # when neither a budget nor a time is given
