@@ -5,7 +5,7 @@
 Each place of a small grid becomes one of a few hundred codes, without a codebook that could collapse. It is made to
 reconstruct; its own draws are codes at random, and look like it. A model of the codes goes on top (families/latent).
 
-Mentzer et al. 2024, arXiv:2309.15505. Measured figures: docs/families/vae.md.
+Mentzer et al. 2024, arXiv:2309.15505. See docs/families/latent.md.
 """
 
 from __future__ import annotations

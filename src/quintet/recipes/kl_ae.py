@@ -5,7 +5,7 @@
 It is made to reconstruct, and is judged by that: its reconstruction floor says what any model of its latents can reach
 at best. Its own draws come from the standard normal that the bottleneck hardly pulls towards, and look like it.
 
-Measured figures: docs/families/vae.md.
+See docs/families/latent.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ the places, so that it sees many more images; no sample can be better than the f
 distance to real images (the reconstruction floor) is reported beside it.
 
 Rombach et al. 2022, arXiv:2112.10752. Departures: flow matching instead of 1,000 discrete steps; no perceptual or
-adversarial loss in the first stage. Measured figures: docs/families/diffusion.md.
+adversarial loss in the first stage. See docs/families/latent.md.
 """
 
 from __future__ import annotations
