@@ -11,7 +11,8 @@ all over the planned run. Departures: rates of 1e-3 to 4e-3, which short runs of
 images, as they learn a thousand pictures by heart within seconds. Larger images: strided networks instead of residual
 ones, which work at a quarter of the image's size and below; R1 and R2 are estimated on every fourth pair, since the
 double backward is most of a step; a classifier of few classes guides both players, and z is then drawn wider;
-augmentation grows with the number of epochs, to probability 0.4 after 20. Vectors: coins in the latent and sines of the input.
+augmentation grows with the number of epochs, to probability 0.4 after 20. Vectors: coins in the latent, and sines of
+the input.
 
 Measured figures: docs/families/gan.md.
 """
