@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from quintet.core import config
 from quintet.core.config import STRICT, Config
 from quintet.core.errors import UsageError
+from quintet.core.recipe import OptimizerConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,6 +57,20 @@ def test_wrong_overrides_name_what_is_known(path: str, text: str, says: str) -> 
         config.override(VALUE, path, text)
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (OptimizerConfig, "clip", -1.0), (OptimizerConfig, "clip", 0.0), (OptimizerConfig, "clip", float("nan")),
+        (OptimizerConfig, "betas", (0.9, 1.0)), (OptimizerConfig, "beta2_end", 1.0), (TrainConfig, "ema", (0.3,)),
+        (TrainConfig, "ema", (0.1, 0.0)),
+    ],
+)  # fmt: skip
+def test_training_refuses_numbers_that_cannot_train(config: type, field: str, value: object) -> None:
+    more = {"optimizers": {}} if config is TrainConfig else {}
+    with pytest.raises(ValueError, match=field):
+        config(**more, **{field: value})
 
 
 def test_unknown_kind() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import replace
@@ -142,6 +143,29 @@ def test_a_network_that_does_not_compile_runs_uncompiled(tmp_path: Path, monkeyp
     recorder = train(TinyDuel(), tmp_path, replace(CONFIG, compile="on"), "6steps")
     assert not recorder.plans[-1].compile
     assert [line["what"] for line in recorder.lines if line["kind"] == "event"] == ["not_compiled"]
+
+
+def test_a_compilation_that_breaks_off_in_a_backward_pass_leaves_no_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "has_compiler", lambda device: True)
+
+    def breaks_off(self: torch.nn.Module, **kwargs: Any) -> None:
+        def call(x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self._call_impl(x)
+            (first, *_) = self.parameters()
+            y.register_hook(lambda gradient: setattr(first, "grad", torch.full_like(first, 1e3)) or 1 / 0)
+            return y
+
+        self._compiled_call_impl = call
+
+    plain = TinyDuel()
+    broken = copy.deepcopy(plain)
+    train(plain, tmp_path / "plain", replace(CONFIG, compile="off"), "6steps")
+    monkeypatch.setattr(torch.nn.Module, "compile", breaks_off)
+    train(broken, tmp_path / "broken", replace(CONFIG, compile="on"), "6steps")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(broken.state_dict()[name], value)
 
 
 def test_compiled_networks_train_as_uncompiled_ones(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass as plain_dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,8 @@ from quintet.core.numerics import Precision
 from quintet.core.spec import DataSpec
 
 Family = Literal["gan", "vae", "flow", "diffusion", "autoregressive"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[float, Field(gt=0, lt=0.29)]  # no profile of an average is wider
 
 
 class ModelConfig(Config, ABC):
@@ -143,10 +145,10 @@ class OptimizerConfig(Config):
     method: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     lr_end: float = Field(default=1.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.99)
-    beta2_end: float | None = None
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    beta2_end: Decay | None = None
     weight_decay: float = Field(default=0.0, ge=0)
-    clip: float | None = 1.0
+    clip: float | None = Field(default=1.0, gt=0, allow_inf_nan=False)
     matrix_lr: float = Field(default=0.02, gt=0)
     momentum: float = Field(default=0.95, ge=0, lt=1)
 
@@ -175,7 +177,7 @@ class TrainConfig(Config):
     optimizers: dict[str, OptimizerConfig]
     warmup: int = Field(default=50, ge=0)
     decay: float = Field(default=0.4, ge=0, le=1)
-    ema: tuple[float, ...] = (0.05, 0.10)
+    ema: tuple[Width, ...] = (0.05, 0.10)
     augment: str | None = None
     precision: Literal["auto"] | Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"

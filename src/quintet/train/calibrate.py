@@ -224,6 +224,7 @@ def _try_compiled(
         except Exception:  # a compiler fails in many ways, and without it training goes on as well
             if processes.count > 1:  # the others wait within the step
                 raise
+            model.zero_grad(set_to_none=True)  # what a backward pass left that broke off
             return seconds, False, ["not_compiled"]
     faster = _middle(times) < 0.95 * seconds
     return (_middle(times), True, []) if must or faster else (seconds, False, [])

@@ -207,7 +207,7 @@ class _Loop:
                     full = True
                 if not processes.either(full)[0]:
                     break
-                turns = self._smaller(turns, optimizer)
+                turns = self._smaller(turns, optimizer, first=not norms)
             shards.reshard(self.units)
             reduce_gradients(optimizer.params, processes)
             norm = optimizer.step_and_clear(scale, progress, plan.precision)
@@ -222,17 +222,25 @@ class _Loop:
         state.step += 1
         return Step(step, losses, norms, skipped)
 
-    def _smaller(self, turns: _Turns, optimizer: Optimizer) -> _Turns:
-        """The same turns in smaller parts, after memory ran out. Raises: ResourceError where there are none."""
+    def _smaller(self, turns: _Turns, optimizer: Optimizer, first: bool) -> _Turns:
+        """The same turns in smaller parts, after memory ran out. Raises: ResourceError where there are none.
+
+        Where a player before had its turn whole, the plan has smaller parts from the next step on: replayed, this step
+        runs out of memory at the same place.
+
+        Args:
+            first: whether this is the first player of the step.
+        """
         state, whole = self.state, turns.whole
-        rows = state.plan.micro(state.step) or len(whole.batch)
+        rows = turns.micro or len(whole.batch)
         turns.parts = []  # and with them what players share
         optimizer.clear()
         release()
         if rows == 1:
             raise ResourceError("train.memory", needed=f"{_state_bytes(state) / 1e6:,.0f} MB")
-        state.plan = state.plan.with_micro(state.step, -(-rows // 2))
-        return _Turns(whole, state.plan.micro(state.step), 1)
+        micro = -(-rows // 2)
+        state.plan = state.plan.with_micro(state.step + (not first), micro)
+        return _Turns(whole, micro, 1)
 
     def _backward(self, player: Player, turns: _Turns) -> Loss:
         """Add the gradients of a player's loss over all parts of the batch; the loss is the mean over rows."""

@@ -246,6 +246,18 @@ def test_a_seed_gives_the_same_start_to_every_solver() -> None:
         assert (other - drawn[0]).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_steps_in_the_level_begin_where_it_is_finite(path: PathName) -> None:
+    """Evenly in time they would begin at pure noise, whose level is infinite."""
+    model = small(path=path, target="velocity", class_dropout=0.0)
+    with torch.no_grad():
+        levels = DiffusionSampling(solver="edm", steps=300, grid="time")
+        drawn = model.sample(6, rng=Rng(0, "s"), sampling=levels)
+        other = model.sample(6, rng=Rng(0, "s"), sampling=DiffusionSampling(solver="edm", steps=300))
+    assert max(level.sigma for level in levels.levels("velocity", model.path)) <= 80 * (1 + 1e-9)
+    assert (drawn - other).abs().max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

@@ -14,7 +14,7 @@ from quintet.core.rng import Rng, layer_noise
 from quintet.core.spec import DataSpec
 from quintet.data.batches import Batches
 from quintet.data.dataset import Split
-from quintet.families.gan.model import duplicates, overfit, wins
+from quintet.families.gan.model import diversity_ratio, duplicates, overfit, wins
 from quintet.recipes.gan import RECIPE
 from quintet.train.loop import TrainState, steps
 
@@ -81,6 +81,12 @@ def test_a_constant_generator_is_seen():
     assert seen["mode_collapse"].severe
     assert seen["mode_collapse"].value == pytest.approx(0, abs=1e-6)
     assert seen["duplicates"].value == 1
+
+
+def test_where_no_two_rows_share_a_label_diversity_is_not_called_lost():
+    x, label = torch.randn(6, 2), {"label": torch.arange(6)}
+    assert diversity_ratio(x, torch.zeros(6, 2), label) == 1
+    assert diversity_ratio(x, torch.zeros(6, 2), {"label": torch.arange(6) // 2}) == 0
 
 
 def test_a_healthy_run_raises_nothing():

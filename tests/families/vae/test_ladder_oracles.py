@@ -170,6 +170,19 @@ def test_beta_weighs_the_groups() -> None:
         assert float(chain(0, beta=beta).loss(moment).total - plain) * D == pytest.approx(float(extra), rel=1e-9)
 
 
+@torch.no_grad()
+def test_the_divergence_is_charged_in_full_precision() -> None:
+    x = data(chain(0), 30)
+    moment = Turn(0, 0.5, Batch(x, torch.arange(30)), Rng(0, "t"))
+    vae = chain(0, beta=(0.7,)).float()
+    moment = Turn(0, 0.5, Batch(x.float(), torch.arange(30)), Rng(0, "t"))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = vae.loss(moment)
+    assert float(loss.total * D - loss.parts["reconstruction_nats"]) == pytest.approx(
+        0.7 * float(loss.parts["kl_nats"]), rel=1e-4
+    )
+
+
 def test_free_bits_stop_the_divergence_of_each_example_and_group() -> None:
     """With a likelihood of no weight the posterior's gradient is the divergence's alone."""
     for free, moves in ((1e6, False), (0.0, True)):

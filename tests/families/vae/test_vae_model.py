@@ -321,6 +321,17 @@ def test_collapse_shows_in_the_active_units() -> None:
     assert float(vae.loss(moment).parts["active_units"]) == W - 1
 
 
+def test_one_held_out_example_tells_nothing_of_a_collapse() -> None:
+    vae = linear_vae()
+    x = factor_data(8)
+    with torch.no_grad():
+        assert not vae.watch(Batch(x, torch.arange(8)), Batch(x[:1], torch.arange(1)), rng=Rng(0, "watch"))
+        vae.encoder.linear.weight.zero_()  # type: ignore[union-attr]
+        vae.encoder.linear.bias.zero_()  # type: ignore[union-attr]
+        (found,) = vae.watch(Batch(x, torch.arange(8)), Batch(x, torch.arange(8)), rng=Rng(0, "watch"))
+    assert found.what == "posterior_collapse"
+
+
 LIKELIHOODS = [DiscretisedLogisticConfig(mixtures=2, sharing="dimension"), CategoricalConfig(), GaussianConfig()]
 
 

@@ -140,11 +140,13 @@ class DiffusionSampling(Config):
     def levels(self, target: TargetName, path: Path) -> list[Level]:
         """The grid of a solver of the clean data, from noise to data; the clean data themselves come after the last."""
         count, (low, high) = self.count(path), span(target, path)
+        clean, noisy = noise_span(target, path)
+        clean, noisy = max(clean, _ENDS[0]), min(noisy, _ENDS[1])
         if self.spacing == "time":
+            if self.solver == "edm":  # its steps are in the level, which is infinite at pure noise
+                high = min(high, path.level_of(noisy).t)
             times = [max(low, high * (1 - i / count) ** (self.warp or 1.0)) for i in range(count)]
         else:
-            clean, noisy = noise_span(target, path)
-            clean, noisy = max(clean, _ENDS[0]), min(noisy, _ENDS[1])
             u = torch.linspace(0, 1, count, dtype=torch.float64) if count > 1 else torch.zeros(1, dtype=torch.float64)
             if self.spacing == "log-snr":
                 sigma = noisy * (clean / noisy) ** u

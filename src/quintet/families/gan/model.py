@@ -395,6 +395,7 @@ def diversity_ratio(real: Tensor, fake: Tensor, cond: Cond) -> Tensor:
 
     Args:
         real, fake: (B, *E), row i of both with label i.
+    Returns: 1 where no two rows have the same label.
     """
     if len(real) < 2:
         return torch.ones((), device=real.device)
@@ -404,7 +405,7 @@ def diversity_ratio(real: Tensor, fake: Tensor, cond: Cond) -> Tensor:
         real, fake, same = real[order], fake[order], (label[1:] == label[:-1]).float()
     apart = [(x[1:] - x[:-1]).flatten(1).norm(dim=1) for x in (real, fake)]
     ratio: Tensor = (apart[1] * same).sum() / (apart[0] * same).sum().clamp_min(1e-12)
-    return ratio
+    return torch.where(same.any(), ratio, 1.0)
 
 
 @torch.no_grad()

@@ -113,7 +113,8 @@ class LadderVAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
         pairs = zip(draws.mean, draws.log_std, strict=True)
         kl = torch.stack([normal_kl_each(mean, log_std).sum(1) for mean, log_std in pairs])  # (groups, B)
         warm = min(1.0, turn.progress / self.kl_warmup) if self.kl_warmup else 1.0
-        charge = kl.new_tensor(self.beta) @ kl.maximum(kl.new_tensor(self.free_bits)[:, None]).mean(1)
+        held = kl.maximum(kl.new_tensor(self.free_bits)[:, None]).mean(1)
+        charge = (kl.new_tensor(self.beta) * held).sum()  # a product of vectors would be in half precision
         total = reconstruction + warm * charge
         with torch.no_grad():
             parts = {"reconstruction_nats": reconstruction.detach(), "kl_nats": kl.sum(0).mean()}

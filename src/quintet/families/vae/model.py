@@ -162,6 +162,8 @@ class VAE(Model[VaeSampling], HasLogProb, HasLatent, HasTrace, HasWatch):
 
         It is below the divergence from any prior with independent Gaussian dimensions, and needs none.
         """
+        if len(held_out) < 2:
+            return ()  # one example has no moments
         mean, log_std = self.posterior(held_out.x, held_out.cond)
         together = mean.var(0, correction=0) + (2 * log_std).exp().mean(0)
         return collapse((together.log() / 2 - log_std).mean(0))
