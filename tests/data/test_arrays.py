@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_official_test_split_with_labels_shares_the_classes():
     dataset = open_dataset({"x": x, "y": np.arange(60) % 3, "x_test": test, "y_test": np.full(10, 3)})
     assert dataset.names["label"] == ("0", "1", "2", "3")
     assert dataset.test.labels["label"].tolist() == [3] * 10
-    assert np.array_equal(dataset.test.x, test[:, None])
+    assert {image.tobytes() for image in dataset.test.x} == {image.tobytes() for image in test}
     test[:] = 0
     assert dataset.test.x.any()  # ours, not the caller's
 
@@ -407,6 +408,29 @@ def test_float_images_off_any_grid():
 def test_too_many_levels():
     x = np.random.default_rng(5).integers(0, 2**31, (40, 4, 4))
     refused(x, "data.many_levels")
+
+
+@pytest.mark.parametrize("spread", [1_500, 20_000, 1_000_000])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_columns_that_lie_too_close_for_float32(spread, dtype):
+    x = np.random.default_rng(6).normal(size=(1000, 2))
+    x[:, 1] = 1.7e9 + np.random.default_rng(7).permutation(spread)[:1000]
+    x = x.astype(dtype) if dtype is np.float64 else np.rint(x * [1000, 1]).astype(dtype)
+    offset = float(re.search(r"subtract (\S+) ", refused(x, "data.coarse_column", "1").text("en"))[1])
+    dataset = open_dataset(x - np.array([0, offset]).astype(dtype))
+    assert len(np.unique(every(dataset)[:, 1])) == 1000
+
+
+def test_columns_that_float32_keeps_apart_are_read():
+    rng = np.random.default_rng(8)
+    for column in (
+        101_325 + np.round(rng.normal(size=1000), 1) * 300,  # far from zero, but on a grid that float32 keeps
+        rng.lognormal(0, 5, 1000),
+        100 + rng.normal(size=1000),
+        np.append(rng.normal(size=999), 1e12),
+        -5e6 + rng.permutation(1000),
+    ):
+        assert open_dataset(np.stack([column, rng.normal(size=1000)], 1)).spec.shape == (2,)
 
 
 def test_unknown_sources(tmp_path):

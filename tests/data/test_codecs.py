@@ -234,6 +234,16 @@ def test_constant_columns_are_named(config):
         assert "1, 3" in caught.value.text(lang)
 
 
+@pytest.mark.parametrize("config", [StandardizeCodecConfig(), BinsCodecConfig(bins=4)], ids=ids)
+def test_a_column_that_varies_less_than_float32_can_say_is_not_called_constant(config):
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(3))
+    x[:, 1] = 1.7e9 + torch.arange(50) // 5 * 128
+    with pytest.raises(DataError) as caught:
+        config.fit(DataSpec("vector", (2,)), x)
+    assert caught.value.key == "data.coarse_column"
+    assert "column 1" in caught.value.text("en")
+
+
 def test_a_column_too_narrow_for_its_bins_is_refused():
     x = 1 + torch.linspace(0, 3e-6, 40)[:, None]
     with pytest.raises(DataError) as caught:

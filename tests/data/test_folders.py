@@ -273,6 +273,76 @@ def test_sixteen_bits(tmp_path):
     assert any(np.array_equal(row[0], expected) for row in every(wide))
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("background", ["white", "grey"])
+def test_padding_has_no_part_in_what_white_is(tmp_path, bits, background):
+    white = 2**bits - 1
+    for i in range(30):
+        x = np.random.default_rng(i).integers(0, white + 1, (8 + i % 3, 16)).astype(np.uint16)
+        x[0, :2] = 0, white  # a sharp edge, which resampling exceeds
+        Image.fromarray(x).save(tmp_path / f"{i}.png")
+    options = {"policy": "fit", "size": 16, "background": background}
+    dataset = open_dataset(tmp_path, options)
+    assert said(dataset, f"{white} becomes 255")
+    assert dataset.found["white"] == white
+    x = every(dataset)
+    assert (x[:, :, [0, 1, -1]] == (255 if background == "white" else 128)).all()
+    assert 110 < x[:, :, 6:10].mean() < 145
+    kept = open_dataset(tmp_path, options | {"levels": 65_536})
+    assert kept.spec.levels == white + 1
+    assert np.abs(every(kept)[:, :, [0, 1, -1]] - white * (1.0 if background == "white" else 128 / 255)).max() <= 0.5
+
+
+def test_a_nearly_black_float_image_stays_so_among_others(tmp_path):
+    for i in range(30):
+        x = np.random.default_rng(i).integers(0, 256, (8, 9)).astype(np.float32)
+        Image.fromarray(x if i else (x > 128).astype(np.float32)).save(tmp_path / f"{i}.tif")
+    x = every(open_dataset(tmp_path))
+    assert len(x) == 30
+    assert sorted(row.max() for row in x)[:2] == [1, sorted(row.max() for row in x)[1]]
+    assert sum(row.max() <= 1 for row in x) == 1
+    for path in tmp_path.iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) / np.float32(255)).save(path)
+    unit = every(open_dataset(tmp_path))
+    assert np.array_equal(np.sort(unit.reshape(30, -1), 0), np.sort(x.reshape(30, -1), 0))
+
+
+def test_pages_of_different_depth_do_not_wrap(tmp_path):
+    for i in range(30):
+        rng = np.random.default_rng(i)
+        pages = [rng.integers(0, 200, (8, 9)).astype(np.uint8), rng.integers(1000, 4096, (8, 9)).astype(np.uint16)]
+        first, second = (Image.fromarray(page) for page in pages)
+        first.save(tmp_path / f"{i}.tif", save_all=True, append_images=[second])
+    dataset = open_dataset(tmp_path, {"frames": "all"})
+    x = every(dataset)
+    assert len(x) == 60
+    means = np.sort(x.mean((1, 2, 3)))
+    assert np.abs(means[:30] - 100).max() < 25  # 8-bit pages, as they are
+    assert np.abs(means[30:] - 2548 / 4095 * 255).max() < 25
+
+
+def test_phone_jpegs_have_no_remark_and_one_picture_each(tmp_path):
+    for i in range(30):
+        smooth(i).save(tmp_path / f"{i}.jpg", "MPO", save_all=True, append_images=[smooth(100 + i, 32)])
+    dataset = open_dataset(tmp_path, {"frames": "all"})
+    assert len(every(dataset)) == 30
+    assert not listed(dataset)
+    assert dataset.found["formats"] == {"JPEG": 30}
+
+
+def test_a_test_folder_without_labels_is_left_out_where_training_has_them(tmp_path):
+    for k, name in enumerate(("a", "b")):
+        fill(tmp_path / "train" / name, 25, first=100 * k)
+    fill(tmp_path / "test", 12, first=500)
+    dataset = open_dataset(tmp_path)
+    assert dict(dataset.spec.conditions) == {"label": 2}
+    assert len(every(dataset)) == 50
+    assert len(dataset.test) == 10
+    assert said(dataset, "12 images")
+    assert dataset.found["skipped"] == 12
+    assert len(open_dataset(tmp_path, ["label=none"]).test) == 12
+
+
 def test_few_levels_are_seen(tmp_path):
     generator = np.random.default_rng(0)
     for i in range(40):

@@ -162,6 +162,45 @@ def test_what_does_not_match_is_refused(tmp_path: Path) -> None:
         read_given(tmp_path / "notes.txt", DIGITS)
 
 
+def deep(root: Path, pixels: np.ndarray) -> Path:
+    root.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(root / f"{i:03d}.{'tif' if image.dtype.kind == 'f' else 'png'}")
+    return root
+
+
+@pytest.mark.parametrize("levels", [256, 65_536])
+def test_images_of_more_than_eight_bits_are_read_as_the_data_are(tmp_path: Path, levels: int) -> None:
+    rng = np.random.default_rng()
+    x = rng.integers(0, 4096, (40, 8, 9)).astype(np.uint16)
+    x[:, 0, 0] = 4095
+    dataset = open_dataset(deep(tmp_path / "data", x), {"levels": levels, "cache": False, "near": False})
+    own = np.concatenate([np.asarray(getattr(dataset, part).x) for part in ("train", "validation", "judge", "test")])
+
+    def same(given: Any) -> bool:
+        return given.x.dtype == own.dtype and sorted(map(bytes, given.x)) == sorted(map(bytes, own))
+
+    assert same(read_given(tmp_path / "data", dataset))
+    assert same(read_given(deep(tmp_path / "floats", x.astype(np.float32)), dataset))
+    dark = read_given(deep(tmp_path / "dark", x // 8), dataset)  # white is the data's, not the lowest that holds these
+    assert dark.x.max() == round(511 * (255 / 4095 if levels == 256 else 1))
+    # 8 bits: 255 is white, as in the pictures that are written of samples
+    shallow = read_given(deep(tmp_path / "eight", np.rint(x * (255 / 4095)).astype(np.uint8)), dataset)
+    top = min(levels, 4096) - 1
+    assert (
+        np.abs(np.sort(shallow.x.astype(float).ravel()) - np.sort(own.astype(float).ravel())).max() <= top / 510 + 0.5
+    )
+
+
+def test_nearly_black_floats_stay_so_among_others(tmp_path: Path) -> None:
+    x = np.random.default_rng().integers(0, 256, (40, 8, 8)).astype(np.float32)
+    pictures = [row.astype(np.uint8) for row in x]
+    dataset = open_dataset(deep(tmp_path / "data", np.stack(pictures)), {"cache": False, "near": False})
+    x[0] = x[0] > 128
+    given = read_given(deep(tmp_path / "given", x), dataset)
+    assert np.array_equal(given.x[:, 0], x.astype(np.uint8))
+
+
 def test_labels_by_name_by_number_from_a_file_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(DIGITS.names["label"][c] for c in CLASSES))
     np.save(tmp_path / "labels.npy", CLASSES.astype(np.float64))
@@ -208,6 +247,16 @@ def test_columns_are_found_by_name_in_any_order(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "made.csv", np.column_stack([made[:, 1], np.ones(50), made[:, 0]]), delimiter=",",
                header="weight,extra,height", comments="")  # fmt: skip
     assert np.allclose(read_given(tmp_path / "made.csv", dataset).x, made, rtol=1e-5)
+    # a column with a label's name is one of the data's where the data have it, or as many columns
+    np.savetxt(tmp_path / "plane.csv", x, delimiter=",", header="x,y", comments="")
+    plane = open_dataset(tmp_path / "plane.csv")
+    assert plane.columns == ("x", "y")
+    np.savetxt(tmp_path / "points.csv", made[:, ::-1], delimiter=",", header="y,x", comments="")
+    np.savetxt(tmp_path / "other.csv", made, delimiter=",", header="u,target", comments="")
+    for name in ("points", "other"):
+        given = read_given(tmp_path / f"{name}.csv", plane)
+        assert np.allclose(given.x, made, rtol=1e-5)
+        assert given.labels is None
     np.savetxt(tmp_path / "less.csv", made[:, :1], delimiter=",", header="height", comments="")
     with pytest.raises(DataError, match="weight"):
         read_given(tmp_path / "less.csv", dataset)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from quintet.data.images import FORMATS, MOST_STRIPS, ORIENTATION, Unusable, decode, fit, look
+from quintet.data.images import FORMATS, MOST_STRIPS, ORIENTATION, Depth, Unusable, decode, fit, look, settle
 from quintet.data.options import DataOptions
 
 PLAIN = DataOptions()
@@ -155,7 +155,9 @@ def test_floats_in_the_unit_interval_are_scaled_and_others_kept():
     found = one(saved(Image.fromarray(values), "TIFF"))[:, :, 0]
     assert np.abs(found - values * 65_535).max() <= 0.51
     levels = generator.integers(0, 4096, (5, 6)).astype(np.float32)
-    assert np.array_equal(one(saved(Image.fromarray(levels), "TIFF"))[:, :, 0], levels)
+    (found,) = decode(saved(Image.fromarray(levels), "TIFF"), PLAIN, None, Depth(4095, unit=False))
+    assert np.array_equal(found[:, :, 0], levels)
+    assert reason(saved(Image.fromarray(levels), "TIFF")) == "range"  # a file that changed since it was looked at
     for bad, why in ((np.nan, "nonfinite"), (np.inf, "nonfinite"), (-3.0, "range"), (1e6, "range")):
         values[1, 1] = bad
         assert reason(saved(Image.fromarray(values), "TIFF")) == why
@@ -234,6 +236,27 @@ def test_a_later_frame_that_is_larger_or_damaged_does_not_matter():
     assert one(content, DataOptions(max_pixels=1000)).shape == (4, 4, 1)
 
 
+def test_a_phone_jpeg_with_a_second_picture_is_a_jpeg_of_one_frame():
+    x = np.asarray(Image.fromarray(rgb(4, 4)).resize((640, 480), Image.Resampling.BICUBIC))
+    content = saved(Image.fromarray(x), "MPO", save_all=True, append_images=[Image.new("RGB", (640, 480))])
+    assert Image.open(io.BytesIO(content)).format == "MPO"
+    for number in ("first", "all"):
+        header = look(content, DataOptions(frames=number), 0).header
+        assert (header.format, header.frames) == ("JPEG", 1)
+        assert np.abs(one(content, DataOptions(frames=number)).astype(int) - x).mean() < 8
+    plain = saved(Image.fromarray(x), "JPEG")
+    assert np.array_equal(one(content, PLAIN, (32, 32)), one(plain, PLAIN, (32, 32)))  # both are reduced in decoding
+
+
+def test_depth_and_colour_are_those_of_all_frames():
+    pages = [Image.fromarray(grey()), Image.fromarray(np.full((7, 9), 1000, np.uint16)), Image.fromarray(rgb())]
+    content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    first, every = look(content, PLAIN, 0).header, look(content, DataOptions(frames="all"), 0).header
+    assert (first.deep, first.grey) == (False, True)
+    assert (every.deep, every.grey, every.whole) == (True, False, 1000)
+    assert [p.dtype for p in decode(content, DataOptions(frames="all"))] == [np.uint8, np.uint16, np.uint8]
+
+
 # Size policy
 
 
@@ -261,6 +284,30 @@ def test_cover_cuts_the_centre_and_fit_keeps_all():
     padded = fit(x, (15, 15), DataOptions(policy="fit", background="grey"))
     assert (padded[:4] == 128).all()
     assert (padded[7, 6:9] > 180).all()
+
+
+@pytest.mark.parametrize("white", [1023, 4095, 65_535])
+def test_padding_of_deep_images_is_in_their_own_units_and_edges_do_not_overshoot(white):
+    x = np.zeros((16, 32, 1), np.uint16)
+    x[:, 16:] = white
+    for background, value in (("white", white), ("black", 0), ("grey", white * 128 / 255)):
+        found = fit(x, (9, 9), DataOptions(policy="fit", background=background), white)
+        assert found.dtype == np.uint16
+        assert np.abs(found[[0, 1, -1]] - value).max() <= 0.5
+        assert found.max() == max(white, round(value))
+        assert found[4, 0, 0] < 0.1 * white < 0.9 * white < found[4, -1, 0]
+
+
+def test_what_white_is_comes_from_values_not_from_what_is_clear():
+    x = generator.integers(0, 900, (6, 6)).astype(np.uint16)
+    x[2, 3] = 3000
+    header = look(saved(Image.fromarray(x), "PNG", transparency=3000), PLAIN, 0).header
+    assert header.whole == np.delete(x.ravel(), 15).max()
+    depth = settle([header])
+    assert depth == Depth(1023, unit=False)
+    (found,) = decode(saved(Image.fromarray(x), "PNG", transparency=3000), PLAIN, None, depth)
+    assert found[2, 3, 0] == 1023
+    assert settle([look(saved(Image.fromarray(grey())), PLAIN, 0).header]) is None
 
 
 def test_a_large_jpeg_is_reduced_as_it_is_decoded():

@@ -91,6 +91,65 @@ def test_label_columns_by_name(tmp_path, name):
         assert key[x.tobytes()] == dataset.names["label"][label]
 
 
+def test_a_column_named_like_a_label_is_modelled_where_it_cannot_be_classes(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text(X[:, :2], header="x,y"))
+    dataset = open_dataset(path)
+    assert dataset.columns == ("x", "y")
+    assert not dataset.spec.conditions
+    assert any("Column y" in note["en"] and "label=y" in note["en"] for note in dataset.notes)
+    refused(path, "data.label_column_kind", "y", options=["label=y"])
+    assert open_dataset(path, ["label=none"]).columns == ("x", "y")
+    target = np.random.default_rng(1).permutation(600)[:60]
+    path.write_text(text(header="a,b,c,target", label=target))
+    dataset = open_dataset(path)
+    assert dataset.columns == ("a", "b", "c", "target")
+    assert same(dataset, np.column_stack([X, target]))
+    assert any("Column target" in note["en"] and "60" in note["en"] for note in dataset.notes)
+    # few rows of each of many numbers are no classes either
+    x = np.random.default_rng(2).normal(size=(400, 2)).round(4)
+    path.write_text(text(x, header="a,b,y", label=np.arange(400) % 150))
+    assert open_dataset(path).columns == ("a", "b", "y")
+    path.write_text(text(x, header="a,b,y", label=np.arange(400) % 30))
+    assert open_dataset(path).spec.conditions == {"label": 30}
+
+
+def test_the_next_name_of_a_label_is_taken_where_the_first_cannot_be(tmp_path):
+    rows = [f"{a},{b},{c},{'uv'[i % 2]}" for i, (a, b, c) in enumerate(X)]
+    (tmp_path / "t.csv").write_text("a,b,y,category\n" + "\n".join(rows) + "\n")
+    dataset = open_dataset(tmp_path / "t.csv")
+    assert dataset.columns == ("a", "b", "y")
+    assert dataset.names["label"] == ("u", "v")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("header", [True, False])
+def test_lines_longer_than_what_is_looked_at_first(tmp_path, newline, header):
+    x = np.random.default_rng(3).normal(size=(25, 7000)).round(9)
+    lines = [",".join(f"a_rather_long_name_{i}" for i in range(7000))] if header else []
+    lines += [",".join(f"{v:.9f}" for v in row) for row in x]
+    (tmp_path / "t.csv").write_bytes((newline.join(lines) + newline).encode())
+    dataset = open_dataset(tmp_path / "t.csv")
+    assert dataset.spec.shape == (7000,)
+    assert dataset.columns[1] == ("a_rather_long_name_1" if header else "column1")
+    assert same(dataset, x)
+
+
+def test_a_line_of_more_than_a_mebibyte(tmp_path):
+    x = np.random.default_rng(4).integers(10**14, 10**15, (20, 12)) / 10**14
+    rows = [",".join("0" * 100_000 + f"{v:.14f}" for v in row) for row in x]
+    (tmp_path / "t.csv").write_text(",".join("abcdefghijkl") + "\n" + "\n".join(rows) + "\n")
+    assert same(open_dataset(tmp_path / "t.csv"), x)
+
+
+def test_columns_that_float32_would_blur_are_refused_with_what_to_subtract(tmp_path):
+    seconds = 1_700_000_000 + np.random.default_rng(5).permutation(20_000)[:60]
+    (tmp_path / "t.csv").write_text(text(header="a,b,c,time", label=seconds))
+    refused(tmp_path / "t.csv", "data.coarse_column", "time", "1700000000")
+    (tmp_path / "t.csv").write_text(text(header="a,b,c,time", label=seconds - 1_700_000_000))
+    assert open_dataset(tmp_path / "t.csv").columns[-1] == "time"
+
+
 def test_columns_drop_and_label_options(tmp_path):
     (tmp_path / "t.csv").write_text(text(header="a,b,c,kind", label=[1, 2] * 30))
     path = tmp_path / "t.csv"

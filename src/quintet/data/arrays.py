@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd, prod
+from math import floor, gcd, log10, prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from quintet.core.errors import DataError
 from quintet.core.spec import DataSpec, Kind
 from quintet.data.dataset import Dataset, Split, fingerprint, note
-from quintet.data.splits import FEWEST, default_sizes, hashes, split
+from quintet.data.splits import FEWEST, by_hash, default_sizes, hashes, split
 
 Array = NDArray[Any]
 Notes = list[Mapping[str, str]]
@@ -33,6 +33,8 @@ PHOTO = 64
 VECTOR_LEVELS = 32
 """Up to so many levels, whole-number vectors are discrete."""
 MOST_LEVELS = 65_536
+COARSE = 10_000
+"""Float32 may round a column's values by its standard deviation divided by this."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,16 @@ def open_file(path: Path) -> Dataset:
     return open_arrays(arrays, path.stem, str(path))
 
 
-def open_arrays(arrays: Mapping[str, Any], name: str = "arrays", where: str = "the data") -> Dataset:
+def open_arrays(
+    arrays: Mapping[str, Any], name: str = "arrays", where: str = "the data", columns: Sequence[str] = ()
+) -> Dataset:
     """The data set in arrays.
 
     Args:
         arrays: "x" and optionally "y", "x_test", "y_test"; other keys are left alone.
         name: for display.
         where: named in errors.
+        columns: names of a table's columns; without them numbers.
     Raises: DataError for anything that cannot be used.
     """
     if arrays.get("x") is None:
@@ -105,7 +110,7 @@ def open_arrays(arrays: Mapping[str, Any], name: str = "arrays", where: str = "t
     if len(parts["x"]) < FEWEST:
         raise DataError("data.few", where=f"{where}: x", count=len(parts["x"]), fewest=FEWEST)
     kind, parts = _read_shape(parts, where, notes)
-    parts, grid = _read_values(kind, parts, where, notes)
+    parts, grid = _read_values(kind, parts, where, notes, columns)
     classes, names = read_classes(labels, notes)
     conditions = {"label": len(names)} if names else {}
     shape = parts["x"].shape[1:]
@@ -258,7 +263,9 @@ def _channels_last(shape: Sequence[int]) -> bool | None:
     return False if a in CHANNELS else None
 
 
-def _read_values(kind: Kind, parts: dict[str, Array], where: str, notes: Notes) -> tuple[dict[str, Array], Grid | None]:
+def _read_values(
+    kind: Kind, parts: dict[str, Array], where: str, notes: Notes, columns: Sequence[str]
+) -> tuple[dict[str, Array], Grid | None]:
     """Levels where the values are discrete, float32 otherwise."""
     whole = all(part.dtype.kind in "biu" or (part == np.rint(part)).all() for part in parts.values())
     distinct = np.unique(np.concatenate([_distinct(part) for part in parts.values()]))
@@ -286,11 +293,38 @@ def _read_values(kind: Kind, parts: dict[str, Array], where: str, notes: Notes) 
     else:
         notes.append(note("data.note_continuous"))
     floats = {key: np.ascontiguousarray(part, dtype=np.float32) for key, part in parts.items()}
+    _check_precision(parts, floats, where, columns)
     repeating = [d for d, column in enumerate(floats["x"].T) if 10 * len(np.unique(column)) <= len(column)]
     if repeating and not whole:
         named = ", ".join(map(str, repeating[:10])) + (", ..." if len(repeating) > 10 else "")
         notes.append(note("data.note_repeats", columns=named))
     return floats, None
+
+
+def _check_precision(
+    parts: Mapping[str, Array], floats: Mapping[str, Array], where: str, columns: Sequence[str]
+) -> None:
+    """Refuse a column far from zero whose values float32 blurs, though it keeps them apart nearer to zero.
+
+    Raises: DataError with what to subtract.
+    """
+    for d in range(parts["x"].shape[1]):
+        column = np.concatenate([part[:, d].astype(np.float64) for part in parts.values()])
+        rounded = np.concatenate([part[:, d] for part in floats.values()])
+        low, high, spread = float(column.min()), float(column.max()), float(column.std())
+        if not 0 < spread < COARSE * np.abs(column - rounded).max():
+            continue
+        offset = near_offset(low, high)
+        if len(np.unique(rounded)) < len(np.unique((column - offset).astype(np.float32))):
+            named = columns[d] if columns else str(d)
+            fields = {"low": f"{low:.15g}", "high": f"{high:.15g}", "offset": f"{offset:.15g}"}
+            raise DataError("data.coarse_column", where=where, column=named, **fields)
+
+
+def near_offset(low: float, high: float) -> float:
+    """A number of few digits just below values from low to high."""
+    step = 10.0 ** floor(log10(high - low))
+    return floor(low / step) * step
 
 
 def _distinct(x: Array) -> NDArray[np.float64]:
@@ -352,13 +386,18 @@ def read_classes(
     if len(names) == 1:
         notes.append(note("data.note_one_label", name=names[0]))
         return {}, ()
-    if 2 * len(names) > len(codes):
+    if not are_classes(len(names), len(codes)):
         notes.append(note("data.note_many_labels", classes=len(names), examples=len(codes)))
         return {}, ()
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     notes.append(note("data.note_labels", classes=len(names), names=shown))
     cuts = np.cumsum([len(y) for y in labels.values()])[:-1]
     return dict(zip(labels, np.split(codes.astype(np.int64).ravel(), cuts), strict=True)), names
+
+
+def are_classes(different: int, examples: int) -> bool:
+    """Whether so many different labels of so many examples can be classes: several, of two examples on average."""
+    return 1 < different <= examples / 2
 
 
 def _split(
@@ -383,7 +422,8 @@ def _split(
         return Split(x[rows], {name: values[rows] for name, values in y.items()})
 
     if "x_test" in parts:
-        test = Split(parts["x_test"].copy(), {"label": classes["y_test"]} if "y_test" in classes else {})
+        rows = by_hash(hashes(parts["x_test"]))
+        test = Split(parts["x_test"][rows], {"label": classes["y_test"][rows]} if "y_test" in classes else {})
     else:
         test = take(cut.test)
     return take(cut.train), take(cut.validation), take(cut.judge), test

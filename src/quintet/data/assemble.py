@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from quintet.core.errors import DataError
 from quintet.core.spec import DataSpec
 from quintet.data import cache
-from quintet.data.arrays import Notes, infer_grid, read_classes
+from quintet.data.arrays import Notes, are_classes, infer_grid, read_classes
 from quintet.data.dataset import ROWS, Dataset, Split, fingerprint, note
-from quintet.data.images import Header, Look, Pixels, Unusable, decode, fit, look
+from quintet.data.images import Depth, Header, Look, Pixels, Unusable, decode, fit, look, settle
 from quintet.data.near import Near, find_near
 from quintet.data.options import FILES_OPTIONS, IMAGE_OPTIONS, DataOptions
-from quintet.data.splits import FEWEST, Parts, cut, default_sizes, hashes
+from quintet.data.splits import FEWEST, Parts, by_hash, cut, default_sizes, hashes
 
 Array = NDArray[Any]
 Part = Literal["train", "validation", "test"]
@@ -49,8 +49,6 @@ BAD = 0.1
 """Share of files that cannot be used above which a source is refused."""
 FEW_LEVELS, SURE = 64, 10_000
 """Fewer than 256 levels are believed up to so many, seen in so many values."""
-WHITES = (255, 1_023, 4_095, 16_383, 65_535)
-"""What white may be in images of more than 8 bits: the lowest that no value exceeds."""
 TASK, HEAVY = 32, 1 << 24
 """Images that a thread is given at once: so many, or fewer where their files have so many bytes."""
 SHOWN_SIZES = 100
@@ -165,6 +163,8 @@ class _Assembly:
     notes: Notes = field(default_factory=list)
     files: list[FileNote] = field(default_factory=list)
     draft: cache.Draft | None = None
+    depth: Depth | None = None
+    spare: int = 0
 
     def run(self) -> Dataset:
         self.notes.extend(self.source.notes)
@@ -185,10 +185,10 @@ class _Assembly:
         frame, policy = choose_frame(headers, options)
         self.notes.append(policy)
         channels = options.channels or (1 if all(h.grey for h in headers) else 3)
-        deep = any(h.deep for h in headers)
+        self.depth = settle(headers)
         n = sum(h.frames for h in headers)
         shape = (n, channels, *frame)
-        dtype = np.dtype(np.uint16 if deep else np.uint8)
+        dtype = np.dtype(np.uint8 if self.depth is None else np.uint16)
         mapped = prod(shape) * dtype.itemsize > limit(options)
         raw = self._allocate(shape, dtype, mapped)
         mapped = self.draft is not None and isinstance(raw, np.memmap)
@@ -199,7 +199,7 @@ class _Assembly:
         used = 1 if channels == 3 and options.channels is None and not coloured else channels
         if used < channels:
             self.notes.append(note("data.note_grey_rgb"))
-        levels, table, origin, step = self._levels(raw[:n], deep, any(not h.deep for h in headers))
+        levels, table, origin, step = self._levels(raw[:n])
         everywhere = table is None and used == channels
 
         def read(rows: Any) -> Array:
@@ -235,8 +235,10 @@ class _Assembly:
     # Steps
 
     def _scan(self) -> list[Look | None]:
-        """A look at every entry; None for those that cannot be used. Pixels are kept while they fit the limit."""
+        """A look at every entry; None for those that are not used. Pixels are kept while they fit the limit."""
         looks: list[Look | None] = []
+        labels: dict[Part, list[str | int | None]] = {part: [] for part in PARTS}
+        spare: list[int] = []
         kept, most = 0, limit(self.options)
 
         def work(entry: Entry) -> Look | FileNote:
@@ -255,8 +257,27 @@ class _Assembly:
                 fields = {"format": seen.header.format}
                 self.files.append(FileNote(entry.name, "odd", "mislabelled", fields))
             kept += 0 if seen.pixels is None else seen.pixels.nbytes
+            labels[entry.part].append(entry.label)
+            if entry.label is None and entry.part != "train":
+                spare.append(len(looks))
             looks.append(seen if kept <= most else Look(seen.header, None))
+        train = labels["train"]
+        if spare and None not in train and are_classes(len(set(train)), len(train)):
+            self._leave_out(looks, spare, labels)
         return looks
+
+    def _leave_out(
+        self, looks: list[Look | None], spare: list[int], labels: Mapping[Part, list[str | int | None]]
+    ) -> None:
+        """Leave the held-out images without a label out: models are trained with labels, and judged by them."""
+        for i in spare:
+            looks[i] = None
+        self.spare = len(spare)
+        for part in ("test", "validation"):
+            total, missing = len(labels[part]), labels[part].count(None)
+            if missing:
+                key = f"data.note_{part}_{'all' if missing == total else 'some'}_unlabelled"
+                self.notes.append(note(key, count=missing, total=total))
 
     def _allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any], mapped: bool) -> Array:
         size = prod(shape) * dtype.itemsize
@@ -286,7 +307,7 @@ class _Assembly:
             try:
                 if seen.pixels is not None:
                     return [fit(seen.pixels, frame, self.options)]
-                return decode(entry.content, self.options, frame)
+                return decode(entry.content, self.options, frame, self.depth or Depth())
             except Unusable as error:
                 return FileNote(entry.name, "bad", error.reason, error.fields)
 
@@ -296,8 +317,8 @@ class _Assembly:
                 self.files.append(pictures)
                 continue
             for pixels in pictures[: len(raw) - row]:
-                if raw.dtype == np.uint16 and pixels.dtype == np.uint8:
-                    pixels = pixels.astype(np.uint16) * np.uint16(257)  # noqa: PLW2901
+                if self.depth is not None:
+                    pixels = deepened(pixels, self.depth)  # noqa: PLW2901
                 coloured = coloured or (pixels.shape[2] >= 3 and _coloured(pixels))
                 raw[row] = to_channels(pixels, channels).transpose(2, 0, 1)
                 row += 1
@@ -305,9 +326,9 @@ class _Assembly:
                 parts.append(entry.part)
         return labels, parts, coloured
 
-    def _levels(self, raw: Array, deep: bool, mixed: bool) -> tuple[int, Array | None, float, float]:
+    def _levels(self, raw: Array) -> tuple[int, Array | None, float, float]:
         """(levels, table from raw value to level or None where they are the same, origin, step)."""
-        bins = 65_536 if deep else 256
+        bins = 256 if self.depth is None else 65_536
         counts = np.zeros(bins, np.int64)
         for start in range(0, len(raw), ROWS):
             counts += np.bincount(raw[start : start + ROWS].ravel(), minlength=bins)
@@ -316,12 +337,13 @@ class _Assembly:
             raise DataError("data.constant", where=self.source.place, value=f"{distinct[0]:g}")
         table = np.arange(bins)
         top = 255
-        if deep:
-            top = 65_535 if mixed else next(white for white in WHITES if distinct[-1] <= white)
+        if self.depth is not None:
+            top = self.depth.white
+            table = np.minimum(table, top)  # what is opaque is 65,535
             key = "data.note_deep" if self.options.levels == 256 else "data.note_deep_kept"
             self.notes.append(note(key, white=top, levels=self.options.levels))
             if self.options.levels == 256:
-                table = np.rint(np.minimum(table, top) * (255 / top)).astype(np.int64)
+                table = np.rint(table * (255 / top)).astype(np.int64)
                 top = 255
         values = np.unique(table[distinct])
         grid = infer_grid(values.astype(np.float64), photo=top == 255) if len(values) > 1 else None
@@ -392,7 +414,7 @@ class _Assembly:
                 if copied or (near is not None and group[i] in groups):
                     keep[i] = False
                     crossing["copies" if copied else "near"] += 1
-        official = {name: np.flatnonzero((part == i) & keep) for i, name in enumerate(PARTS) if i}
+        official = {name: by_hash(digests, np.flatnonzero((part == i) & keep)) for i, name in enumerate(PARTS) if i}
         pool = np.flatnonzero((part == 0) & keep)
         if len(official["test"]):
             self.notes.append(note("data.note_official_test", count=len(official["test"])))
@@ -470,16 +492,17 @@ class _Assembly:
         verdicts = Counter(file.verdict for file in self.files)
         return {
             "source": self.source.kind,
-            "files": len(headers) + verdicts["bad"],
+            "files": len(headers) + self.spare + verdicts["bad"],
             "images": sum(h.frames for h in headers),
             "bad": verdicts["bad"],
-            "skipped": verdicts["skipped"],
+            "skipped": verdicts["skipped"] + self.spare,
             "odd": verdicts["odd"],
             "sizes": dict(sizes.most_common(SHOWN_SIZES)),
             "sizes_in_all": len(sizes),
             "modes": dict(modes.most_common()),
             "formats": dict(formats.most_common()),
             "listed": [file.to_json() for file in self.files],
+            **({} if self.depth is None else {"white": self.depth.white}),
             **self.source.facts,
         }
 
@@ -511,6 +534,14 @@ def choose_frame(headers: list[Header], options: DataOptions) -> tuple[tuple[int
     policy = note(f"data.policy_{options.policy}")
     text = note(key, count=len(sizes), low=low, high=high, height=frame[0], width=frame[1], most=AUTO_SIDE)
     return frame, {lang: text[lang] + ("" if lang == "zh" else " ") + policy[lang] for lang in text}
+
+
+def deepened(pixels: Pixels, depth: Depth) -> Pixels:
+    """Pixels of 8 bits in the units of deep ones: their white is white too."""
+    if pixels.dtype == np.uint16:
+        return pixels
+    found: Pixels = np.rint(pixels * (depth.white / 255)).astype(np.uint16)
+    return found
 
 
 def to_channels(pixels: Array, channels: int) -> Array:

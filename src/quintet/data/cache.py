@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 3
 META = "meta.json"
 FILES = "files"
 """Array of an entry: the files that it was made from, see `file_digests`."""

@@ -25,6 +25,7 @@ from quintet.core.errors import DataError
 from quintet.core.recipe import CodecConfig
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
+from quintet.data.arrays import near_offset
 
 ALPHA = 0.05
 """Share of the unit interval kept free at both ends before the logit."""
@@ -232,11 +233,17 @@ def _columns(x: Tensor) -> Tensor:
     """(N, D) float64, no column constant; of a column's values only those that float32 keeps apart count."""
     columns = _floats(x).to(torch.float64)
     low, high = columns.amin(0), columns.amax(0)
-    constant = (high - low) <= 1e-6 * torch.maximum(low.abs(), high.abs())
+    coarse = (high - low) <= 1e-6 * torch.maximum(low.abs(), high.abs())
+    constant = high == low
     if constant.any():
         numbers = constant.nonzero().flatten().tolist()
         named = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
         raise DataError("data.constant_columns", columns=named, count=len(numbers))
+    if coarse.any():
+        d = int(coarse.nonzero()[0])
+        ends = float(low[d]), float(high[d])
+        fields = dict(zip(("low", "high", "offset"), (f"{v:.15g}" for v in (*ends, near_offset(*ends))), strict=True))
+        raise DataError("data.coarse_column", where="x", column=d, **fields)
     return columns
 
 

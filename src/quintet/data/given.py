@@ -10,18 +10,20 @@ Values of images and other data with levels are read as one of four ranges:
     signed   -1 to 1.
     bytes    0 to 255, as pictures have.
 By default whole numbers are own where they fit, else bytes; others are signed if some are negative, else unit if none
-is above 1, else own, else bytes. What lies within a hundredth of the range outside is cut off.
+is above 1, else own, else bytes. Numbers of 8 bits are bytes where own needs more. What lies within a hundredth of the
+range outside is cut off. In images of more than 8 bits white is what it is in the data, or, where they exceed that,
+what it would be were they a data set (`images.settle`).
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from quintet.data.options import DataOptions
 
 Array = NDArray[Any]
 Notes = list[Mapping[str, str]]
+T = TypeVar("T")
 Values = Literal["auto", "own", "unit", "signed", "bytes"]
 RANGES: tuple[Values, ...] = ("own", "unit", "signed", "bytes")
 
@@ -40,6 +43,7 @@ SAMPLE_KEYS = ("x", "samples", "images", "arr_0")
 LABEL_KEYS = ("y", "label", "labels", "arr_1")
 SLACK = 0.01
 FEWEST = 20
+BYTE = 255
 FAR = 10.0
 """Columns whose spread differs from the data's by more than this factor are pointed at."""
 
@@ -113,7 +117,7 @@ def _open(
         from quintet.data.tables import read_columns
 
         return path.stem, *read_columns(path, dataset.columns, dataset.spec.dims, options)
-    return _read_images(path, dataset.spec, resize, options, notes)
+    return _read_images(path, dataset, resize, options, notes)
 
 
 def _read_arrays(path: Path) -> tuple[Array, Array | None]:
@@ -137,31 +141,42 @@ def _pick(arrays: Mapping[str, Any], where: str) -> tuple[Array, Array | None]:
 
 
 def _read_images(
-    path: Path, spec: DataSpec, resize: bool, options: DataOptions, notes: Notes
+    path: Path, dataset: Dataset, resize: bool, options: DataOptions, notes: Notes
 ) -> tuple[str, Array, Array | None]:
-    """Every image of a folder, an archive or Parquet files as 0..255 in the data's size and channels."""
-    from quintet.data.assemble import to_channels
-    from quintet.data.images import Unusable, decode
+    """Every image of a folder, an archive or Parquet files in the data's size and channels.
 
+    Values are 0..255; where the data have more levels and an image more bits, the data's own.
+    """
+    from quintet.data.assemble import deepened, to_channels
+    from quintet.data.images import Depth, decode, look, settle
+
+    spec = dataset.spec
     if spec.kind != "image":
         raise DataError("given.no_images_here", path=path, kind=spec.kind)
     source = _images(path, options)
     channels, height, width = spec.shape
-    pictures, labels, bad, sizes, changed = [], list[Any](), list[str](), set[tuple[int, ...]](), False
+    bad: list[str] = []
+    looks = []
     for entry in source.entries():
-        try:
-            pixels = decode(entry.content, options)[0]
-            sizes.add(pixels.shape[:2])
-            if pixels.shape[:2] != (height, width):
-                if not resize:
-                    fields = {"height": pixels.shape[0], "width": pixels.shape[1]}
-                    raise DataError("given.size", name=entry.name, **fields, own=f"{height}x{width}")
-                pixels = decode(entry.content, options, (height, width))[0]
-        except Unusable as error:
-            bad.append(f"{entry.name} ({note(f'bad.{error.reason}', **error.fields)['en']})")
+        seen = _tried(entry.name, bad, look, entry.content, options, height * width)
+        if seen is not None and not resize and (seen.header.height, seen.header.width) != (height, width):
+            fields = {"height": seen.header.height, "width": seen.header.width}
+            raise DataError("given.size", name=entry.name, **fields, own=f"{height}x{width}")
+        looks.append(seen)
+    headers = [seen.header for seen in looks if seen is not None]
+    top = _full(dataset)
+    depth = settle(headers, round(top) if top > BYTE else int(dataset.found.get("white", 0)))
+    sizes = {(header.height, header.width) for header in headers}
+    pictures, labels, changed = [], list[Any](), False
+    for entry, seen in zip(source.entries(), looks, strict=False):
+        if seen is None:
             continue
-        if pixels.dtype == np.uint16:
-            pixels = (pixels // 257).astype(np.uint8)
+        found = None if seen.pixels is None else [seen.pixels]
+        if found is None or found[0].shape[:2] != (height, width):
+            found = _tried(entry.name, bad, decode, entry.content, options, (height, width), depth or Depth())
+        if found is None:
+            continue
+        pixels = found[0] if depth is None else deepened(found[0], depth)
         changed = changed or pixels.shape[2] != channels
         pictures.append(to_channels(pixels, channels).transpose(2, 0, 1))
         labels.append(source.titles.get(str(entry.label), entry.label))
@@ -175,12 +190,28 @@ def _read_images(
         notes.append(note("given.note_bad", count=len(bad), first=shown))
     if not pictures:
         raise DataError("data.no_images", path=path)
+    x: Array = np.stack(pictures)
+    if depth is not None:
+        notes.append(note("data.note_deep_given", white=depth.white))
+        x = np.rint(x.clip(0, depth.white) * (max(top, BYTE) / depth.white)).astype(np.uint16)
+        x = x if top > BYTE else x.astype(np.uint8)
     known = [label for label in labels if label is not None]
     return (
         path.name.split(".")[0],
-        np.stack(pictures),
+        x,
         np.array([str(y) for y in labels]) if len(known) == len(labels) else None,
     )
+
+
+def _tried(name: str, bad: list[str], read: Callable[..., T], *args: Any) -> T | None:
+    """What `read` returns, or None and a line in `bad` where the image cannot be used."""
+    from quintet.data.images import Unusable
+
+    try:
+        return read(*args)
+    except Unusable as error:
+        bad.append(f"{name} ({note(f'bad.{error.reason}', **error.fields)['en']})")
+        return None
 
 
 def _images(path: Path, options: DataOptions) -> Any:
@@ -249,7 +280,10 @@ def _levels(x: Array, dataset: Dataset, values: Values, name: str, notes: Notes)
         "bytes": (0.0, 255.0),
     }  # fmt: skip
     low, high = float(x.min()), float(x.max())
-    chosen = _reading(x, low, high, ranges) if values == "auto" else values
+    chosen: Values | None = values
+    if values == "auto":
+        short = x.dtype == np.uint8 and _full(dataset) > BYTE
+        chosen = "bytes" if short else _reading(x, low, high, ranges)
     if chosen is None or not _fits(low, high, *ranges[chosen]):
         listed = ", ".join(f"{key} {a:g} .. {b:g}" for key, (a, b) in ranges.items())
         raise DataError("given.range", name=name, low=f"{low:g}", high=f"{high:g}", ranges=listed)
@@ -261,6 +295,11 @@ def _levels(x: Array, dataset: Dataset, values: Values, name: str, notes: Notes)
     notes.append(note("given.note_rounded" if off > SLACK + own_rounding else "given.note_values", **fields))
     small = np.uint8 if top < 256 else np.uint16
     return np.ascontiguousarray(np.rint(level).clip(0, top).astype(small))
+
+
+def _full(dataset: Dataset) -> float:
+    """The highest value in the data's own units."""
+    return dataset.origin + dataset.step * ((dataset.spec.levels or 2) - 1)
 
 
 def _reading(x: Array, low: float, high: float, ranges: Mapping[Values, tuple[float, float]]) -> Values | None:

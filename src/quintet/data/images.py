@@ -5,15 +5,16 @@ multi-page files. What it is not: a choice of size or channels for a data set (`
 
 Rules. Grey modes give one channel, others three; transparency is composited over the background, unless asked for.
 Colour of 16 bits a channel is reduced to 8 by Pillow. Grey of more than 8 bits keeps its values as 16-bit integers
-(floats in [0, 1] are scaled to 0..65,535); what they mean is settled for a data set as a whole.
-A file is what its content says, whatever its name says.
+(floats in [0, 1] are scaled to 0..65,535); what they mean is settled for a data set as a whole (`settle`).
+A file is what its content says, whatever its name says. A JPEG with further pictures behind it, as phones write, is a
+JPEG of one frame.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ MOST_STRIPS = 65_536
 """Pieces of a TIFF; Pillow makes an object for each before anything can be refused."""
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 GREY = ("1", "L", "LA", "La", *DEEP)
+WHITES = (255, 1_023, 4_095, 16_383, 65_535)
+"""What white may be in images of more than 8 bits: the lowest that no value exceeds."""
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,8 +76,8 @@ class Header:
     Attributes:
         height, width: as shown, after the EXIF orientation.
         mode, format: Pillow's names.
-        grey: whether one channel says it all.
-        deep: whether its values have more than 8 bits.
+        grey: whether one channel says it all, in every frame.
+        whole, real: the highest value of its frames of integers of more than 8 bits, and of floats; None without such.
         frames: that the file holds.
     """
 
@@ -83,51 +86,89 @@ class Header:
     mode: str
     format: str
     grey: bool
-    deep: bool
+    whole: int | None = None
+    real: float | None = None
     frames: int = 1
+
+    @property
+    def deep(self) -> bool:
+        """Whether a frame has values of more than 8 bits."""
+        return self.whole is not None or self.real is not None
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What the values of grey images of more than 8 bits mean, the same for all images of a data set.
+
+    Attributes:
+        white: the value that is white.
+        unit: whether floats are in [0, 1], and become 0..65,535.
+    """
+
+    white: int = WHITES[-1]
+    unit: bool = True
+
+
+def settle(headers: Iterable[Header], least: int = 0) -> Depth | None:
+    """What deep values mean where these images are all there are; None if none has any.
+
+    Args:
+        headers: of all images.
+        least: white unless a value exceeds it.
+    """
+    seen = list(headers)
+    whole = [h.whole for h in seen if h.whole is not None]
+    real = [h.real for h in seen if h.real is not None]
+    if not whole and not real:
+        return None
+    unit = bool(real) and max(real) <= 1
+    high = max([*whole, *(WHITES[-1] if unit else round(value) for value in real)])
+    whites = (least, *WHITES) if least else WHITES
+    return Depth(next(white for white in whites if high <= white), unit)
 
 
 @dataclass(frozen=True)
 class Look:
-    """A header, and the first frame's (H, W, C) pixels where the image is small enough to keep."""
+    """A header, and the (H, W, C) pixels of an image of 8 bits that is small enough to keep."""
 
     header: Header
     pixels: Pixels | None
 
 
 def look(source: bytes | Path, options: DataOptions, small: int) -> Look:
-    """Look at an image, and decode it at once if it has one frame of at most `small` pixels.
+    """Look at an image, and decode it at once if it has one frame of 8 bits and at most `small` pixels.
+
+    Values of more than 8 bits are looked through: what they mean depends on the highest of a data set.
 
     Raises: Unusable with the reason.
     """
     with _opened(source, options) as image:
         header = _header(image, options)
-        keep = header.height * header.width <= small and header.frames == 1
+        keep = header.height * header.width <= small and header.frames == 1 and not header.deep
         return Look(header, _pixels(_upright(image), options) if keep else None)
 
 
-def decode(source: bytes | Path, options: DataOptions, frame: tuple[int, int] | None = None) -> list[Pixels]:
+def decode(
+    source: bytes | Path, options: DataOptions, frame: tuple[int, int] | None = None, depth: Depth = Depth()
+) -> list[Pixels]:
     """Decode the first frame, or all frames if `options.frames` says so.
 
     Args:
         source: a file's content or its path.
         options: background, frames, channels (4 keeps transparency), policy.
         frame: (height, width) to bring it to by the policy; None keeps its size.
-    Returns: (H, W, C) arrays, uint8 or, for images of more than 8 bits, uint16.
+        depth: what values of more than 8 bits mean.
+    Returns: (H, W, C) arrays, uint8 or, for frames of more than 8 bits, uint16.
     Raises: Unusable with the reason, whatever the file holds.
     """
     with _opened(source, options) as image:
-        header = _header(image, options)
         found = []
-        for number in range(header.frames):
-            if number:
-                image.seek(number)
-                _check_size(*image.size, options)
-            elif frame is not None and header.format == "JPEG":
+        for number in _frames(image, options):
+            if not number and frame is not None and _format(image) == "JPEG":
                 # the decoder itself reduces by 2, 4 or 8, to no less than twice the frame
                 image.draft(image.mode, (2 * max(frame), 2 * max(frame)))
-            pixels = _pixels(_upright(image), options)
-            found.append(pixels if frame is None else fit(pixels, frame, options))
+            pixels = _pixels(_upright(image), options, depth)
+            found.append(pixels if frame is None else fit(pixels, frame, options, depth.white))
         return found
 
 
@@ -173,12 +214,41 @@ def _header(image: Image.Image, options: DataOptions) -> Header:
     # Pillow turns a TIFF upright itself, and gives its size as turned
     if image.format != "TIFF" and _orientation(image) >= 5:
         width, height = height, width
-    frames = int(getattr(image, "n_frames", 1)) if options.frames == "all" else 1
-    if frames > MOST_FRAMES:
-        raise Unusable("frames", frames=frames, most=MOST_FRAMES)
-    neutral = len(set(options.colour)) == 1 or not image.has_transparency_data
-    grey = image.mode in GREY and (neutral or options.channels == 4)
-    return Header(height, width, _mode(image), image.format or "?", grey, image.mode in DEEP, frames)
+    mode, grey, whole, real, frames = _mode(image), True, list[int](), list[float](), 0
+    for number in _frames(image, options):
+        frames = number + 1
+        neutral = len(set(options.colour)) == 1 or not image.has_transparency_data
+        grey = grey and image.mode in GREY and (neutral or options.channels == 4)
+        if image.mode in DEEP:
+            image.load()
+            values, clear = _values(image)
+            high = float(values.max(where=~clear, initial=0))
+            if values.dtype.kind == "f":
+                real.append(high)
+            else:
+                whole.append(int(high))
+    highest = max(whole, default=None), max(real, default=None)
+    return Header(height, width, mode, _format(image), grey, *highest, frames)
+
+
+def _frames(image: Image.Image, options: DataOptions) -> Iterator[int]:
+    """The numbers of the frames that count, the image turned to each in its turn.
+
+    Raises: Unusable for too many frames, or one that is too large.
+    """
+    count = int(getattr(image, "n_frames", 1)) if options.frames == "all" and _format(image) != "JPEG" else 1
+    if count > MOST_FRAMES:
+        raise Unusable("frames", frames=count, most=MOST_FRAMES)
+    for number in range(count):
+        if number:
+            image.seek(number)
+        _check_size(*image.size, options)
+        yield number
+
+
+def _format(image: Image.Image) -> str:
+    """Pillow's name; MPO, a JPEG with further pictures behind it (a depth map, the other eye), is JPEG."""
+    return "JPEG" if image.format == "MPO" else image.format or "?"
 
 
 def _mode(image: Image.Image) -> str:
@@ -228,8 +298,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def fit(pixels: Pixels, frame: tuple[int, int], options: DataOptions) -> Pixels:
-    """(H, W, C) pixels at (height, width) by the policy, resampled with Lanczos' filter; themselves if they fit."""
+def fit(pixels: Pixels, frame: tuple[int, int], options: DataOptions, white: int = WHITES[-1]) -> Pixels:
+    """(H, W, C) pixels at (height, width) by the policy, resampled with Lanczos' filter; themselves if they fit.
+
+    `white` is what it is in deep pixels: padding is measured by it, and edges do not overshoot it.
+    """
     height, width = frame
     had = pixels.shape[:2]
     if had == (height, width):
@@ -242,7 +315,7 @@ def fit(pixels: Pixels, frame: tuple[int, int], options: DataOptions) -> Pixels:
         scale = min(scale_x, scale_y)
         inner = max(1, min(width, round(had[1] * scale))), max(1, min(height, round(had[0] * scale)))
         # behind a deep image, in its units; clear behind one with transparency
-        behind: Any = luma(options) * (257.0 if deep else 1) if grey else (*options.colour, 0)[: pixels.shape[2]]
+        behind: Any = luma(options) * (white / 255 if deep else 1) if grey else (*options.colour, 0)[: pixels.shape[2]]
         canvas = Image.new(image.mode, (width, height), behind)
         canvas.paste(image.resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, (height - inner[1]) // 2))
         found = np.asarray(canvas)
@@ -255,7 +328,7 @@ def fit(pixels: Pixels, frame: tuple[int, int], options: DataOptions) -> Pixels:
             box = (left, top, min(left + w, float(had[1])), min(top + h, float(had[0])))
         found = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box=box))
     if deep:
-        found = np.rint(found).clip(0, 65_535).astype(np.uint16)
+        found = np.rint(found).clip(0, white).astype(np.uint16)
     return found[:, :, None] if grey else found
 
 
@@ -265,10 +338,10 @@ def luma(options: DataOptions) -> int:
     return round(0.299 * red + 0.587 * green + 0.114 * blue)
 
 
-def _pixels(image: Image.Image, options: DataOptions) -> Pixels:
+def _pixels(image: Image.Image, options: DataOptions, depth: Depth = Depth()) -> Pixels:
     """(H, W, 1, 3 or 4), uint8 or uint16."""
     if image.mode in DEEP:
-        return _deep(image, options)
+        return _deep(image, options, depth)
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         if options.channels == 4:
@@ -292,22 +365,31 @@ def _composite(colour: Pixels, alpha: Pixels, background: tuple[int, ...]) -> Pi
     return mixed
 
 
-def _deep(image: Image.Image, options: DataOptions) -> Pixels:
+def _deep(image: Image.Image, options: DataOptions, depth: Depth) -> Pixels:
     """(H, W, 1) uint16 of an image of more than 8 bits."""
+    values, clear = _values(image)
+    if depth.unit and values.dtype.kind == "f":
+        values = values.astype(np.float64).clip(0) * WHITES[-1]
+        _check_range(values)
+    found: NDArray[np.uint16] = np.rint(values).astype(np.uint16)
+    found[clear] = round(luma(options) * depth.white / 255)
+    return found[:, :, None]
+
+
+def _values(image: Image.Image) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """(H, W) values of an image of more than 8 bits, integers or floats within 0..65,535, and which are clear."""
     values = np.asarray(image)
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise Unusable("nonfinite")
-        low, high = float(values.min()), float(values.max())
-        values = np.rint(values.astype(np.float64) * (65_535 if high <= 1 and low >= 0 else 1))
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65_535:
-        raise Unusable("range", low=f"{low:g}", high=f"{high:g}")
-    found = values.astype(np.uint16)[:, :, None]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise Unusable("nonfinite")
+    _check_range(values)
     clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        found = np.where(found == clear, np.uint16(257 * luma(options)), found)
-    return found
+    return values, values == clear if isinstance(clear, int) else np.zeros(values.shape, bool)
+
+
+def _check_range(values: NDArray[Any]) -> None:
+    low, high = float(values.min()), float(values.max())
+    if round(low) < 0 or round(high) > WHITES[-1]:
+        raise Unusable("range", low=f"{low:g}", high=f"{high:g}")
 
 
 def _from_lab(image: Image.Image) -> Image.Image:

@@ -95,8 +95,9 @@ def find_parquet_images(name: str, path: Path, files: list[tuple[Path, Part]], o
     titles = _features(schema).get(label or "", {}).get("names") or []
 
     def entries() -> Iterator[Entry]:
+        signed = label is not None and not titles and _are_signed([file for file, _ in files], label)
         for file, part in files:
-            yield from _rows(file, part, column, label)
+            yield from _rows(file, part, column, label, signed)
 
     return Source(
         name=name,
@@ -127,7 +128,16 @@ def label_column(schema: pa.Schema, asked: str | None, path: Path) -> str | None
     return next((lower[n] for n in LABELS if n in lower and _labels(schema.field(lower[n]).type)), None)
 
 
-def _rows(file: Path, part: Part, column: str, label: str | None) -> Iterator[Entry]:
+def _are_signed(files: list[Path], label: str) -> bool:
+    """Whether a column's numbers are -1 and 1, two classes; elsewhere the hub marks rows without a label with -1."""
+    try:
+        columns = [pq.read_table(file, columns=[label], partitioning=None).column(0) for file in files]
+        return {value for column in columns for value in column.unique().to_pylist()} - {None} == {-1, 1}
+    except (OSError, pa.ArrowException):
+        return False  # whoever reads the rows says so
+
+
+def _rows(file: Path, part: Part, column: str, label: str | None, signed: bool) -> Iterator[Entry]:
     number = 0
     try:
         with pq.ParquetFile(file) as opened:
@@ -142,14 +152,16 @@ def _rows(file: Path, part: Part, column: str, label: str | None) -> Iterator[En
                 for i in range(len(batch)):
                     shown = paths[i].as_py() if paths is not None else None
                     name = f"{file.name} row {number}" + (f" ({shown})" if shown else "")
-                    yield Entry(name, images[i].as_py() or b"", _label(labels[i]), part)
+                    yield Entry(name, images[i].as_py() or b"", _label(labels[i], signed), part)
                     number += 1
     except (OSError, pa.ArrowException) as error:
         raise DataError("data.parquet_broken", path=file, why=_one_line(error)) from error
 
 
-def _label(value: Any) -> str | int | None:
-    return int(value) if isinstance(value, bool) else value
+def _label(value: Any, signed: bool) -> str | int | None:
+    if isinstance(value, bool):
+        return int(value)
+    return None if isinstance(value, int) and value < 0 and not signed else value
 
 
 def _labels(kind: pa.DataType) -> bool:

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from quintet.core.checkpoint import write_atomically
-from quintet.core.errors import DataError, ResourceError
+from quintet.core.checkpoint import write_atomically, writing
+from quintet.core.errors import DataError
 from quintet.core.messages import LANGUAGES
 from quintet.data.dataset import Dataset
 
@@ -79,8 +79,6 @@ def write_data_report(report: Mapping[str, Any], path: Path) -> None:
 
     Raises: ResourceError if it cannot be written.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode())
-    except OSError as error:
-        raise ResourceError("lock.not_writable", path=path, why=error.strerror or error) from error
+    write_atomically(path, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False).encode())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from quintet.core.errors import DataError
-from quintet.data.arrays import Notes, open_arrays
+from quintet.data.arrays import VECTOR_LEVELS, Notes, are_classes, open_arrays
 from quintet.data.assemble import Part
 from quintet.data.dataset import Dataset, note
 from quintet.data.options import LABELS, DataOptions
@@ -32,6 +33,10 @@ MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "-nan", "#N/A"
 PEEK = 1 << 16
 LINES = 100
 MOST_BYTES = 2**31
+BLOCK = 1 << 20
+"""Bytes that are parsed at once; a line must fit."""
+ROWS_A_CLASS = 10
+"""Numbers are taken for classes unasked if there are so many rows of each on average, or few numbers."""
 
 Frame = dict[str, pa.ChunkedArray]
 
@@ -75,8 +80,11 @@ def read_columns(
     except (OSError, pa.ArrowException) as error:
         raise DataError("data.unreadable", path=path, why=" ".join(str(error).split())[:200]) from error
     names = table.column_names
-    label = _label(names, options)
     known = [name for name in columns if name in names]
+    label = options.label if options.label != "none" else None
+    if options.label is None and len(names) > dims:
+        likely = (name for name in _candidates(names, options) if name not in known)
+        label = next((name for name in likely if _whole(table.column(name))), None)
     chosen = known if known else [name for name in names if name != label]
     if known and len(known) < len(columns):
         missing = next(name for name in columns if name not in names)
@@ -103,13 +111,13 @@ def open_parquet_table(name: str, path: Path, files: list[tuple[Path, Part]], op
 
 def _dataset(name: str, where: str, tables: list[tuple[pa.Table, Part]], options: DataOptions, notes: Notes) -> Dataset:
     names = tables[0][0].column_names
-    twice = sorted({column for column in names if names.count(column) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError("data.table_twice", where=where, columns=", ".join(twice))
     for column in (*options.columns, *options.drop, *([options.label] if options.label not in (None, "none") else [])):
         if column not in names:
             raise DataError("data.no_column", path=where, column=column, known=", ".join(names))
-    label = _label(names, options)
+    label = _label([table for table, _ in tables], options, notes)
     chosen = [n for n in (options.columns or names) if n != label and n not in options.drop]
     if not chosen:
         raise DataError("data.table_no_columns", where=where)
@@ -130,18 +138,45 @@ def _dataset(name: str, where: str, tables: list[tuple[pa.Table, Part]], options
     if still and len(everything) > 1:
         raise DataError("data.table_constant", where=where, columns=", ".join(still), drop=",".join(still))
     notes.append(note("data.note_table", count=len(chosen), columns=_some(chosen), label=label or "-"))
-    made = open_arrays(arrays, name, where)
+    made = open_arrays(arrays, name, where, chosen)
     fields = {key: getattr(made, key) for key in made.__dataclass_fields__}
     found = {"source": "table", "columns": chosen, "label_column": label}
     return Dataset(**{**fields, "notes": (*notes, *made.notes), "columns": tuple(chosen), "found": found})
 
 
-def _label(names: list[str], options: DataOptions) -> str | None:
+def _candidates(names: list[str], options: DataOptions) -> list[str]:
+    """The column that was asked for as label, or those that may be by their names, the likeliest first."""
     if options.label is not None:
-        return None if options.label == "none" else options.label
+        return [] if options.label == "none" else [options.label]
     lower = {name.strip().lower(): name for name in reversed(names)}
-    found = next((lower[name] for name in LABELS if name in lower), None)
-    return None if found in options.columns or found in options.drop else found
+    found = [lower[name] for name in LABELS if name in lower]
+    return [name for name in found if name not in options.columns and name not in options.drop]
+
+
+def _label(tables: list[pa.Table], options: DataOptions, notes: Notes) -> str | None:
+    """The label's column; unasked only one that can be classes, the others being columns like any."""
+    for name in _candidates(tables[0].column_names, options):
+        kind = tables[0].column(name).type
+        column = pa.chunked_array([chunk for table in tables for chunk in table.column(name).chunks], kind)
+        different, rows = len(column.unique()), len(column)
+        few = different <= max(VECTOR_LEVELS, rows // ROWS_A_CLASS) and (different < 2 or are_classes(different, rows))
+        if options.label is not None or _are_words(kind) or (few and _whole(column)):
+            return name
+        if not options.columns:
+            notes.append(note("data.note_no_label", column=name, different=different, rows=rows))
+    return None
+
+
+def _are_words(kind: pa.DataType) -> bool:
+    return not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _whole(column: pa.ChunkedArray) -> bool:
+    """Whether a column's values can name classes: words, or whole numbers."""
+    if not (pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
+        return True
+    values = column.drop_null().cast(pa.float64()).to_numpy()
+    return bool((np.isfinite(values) & (values == np.rint(values))).all())
 
 
 def _numbers(table: pa.Table, columns: list[str], where: str) -> NDArray[np.float64]:
@@ -184,7 +219,10 @@ def _labels(table: pa.Table, name: str, where: str) -> NDArray[Any]:
     column = table.column(name)
     if column.null_count:
         raise DataError("data.table_label_missing", where=where, column=name, count=column.null_count)
-    return np.array(column.to_pylist())
+    found = np.array(column.to_pylist())
+    if not _whole(column) or found.dtype.hasobject:
+        raise DataError("data.label_column_kind", path=where, column=name, kind=column.type)
+    return found
 
 
 # Text
@@ -210,10 +248,7 @@ def _utf8(content: bytes, path: Path, notes: Notes) -> bytes:
 def _parse(content: bytes, path: Path, notes: Notes) -> pa.Table:
     if not content.strip():
         raise DataError("data.table_empty", path=path)
-    head = content[:PEEK]
-    lines = head.decode("utf-8", "ignore").splitlines()
-    lines = lines[: len(lines) - 1 if len(content) > PEEK else None]
-    lines = [line for line in lines if line.strip()][:LINES]
+    lines = _first_lines(content)
     delimiter, rows = _delimiter(lines)
     comma = delimiter != "," and _decimal_comma(rows)
     header = _header(rows, comma)
@@ -222,13 +257,18 @@ def _parse(content: bytes, path: Path, notes: Notes) -> pa.Table:
     notes.append(note("data.note_csv", delimiter=NAMED[delimiter], decimal="," if comma else "."))
     names = [name.strip() or f"column{i}" for i, name in enumerate(rows[0])]
     names = names if header else [f"column{i}" for i in range(len(rows[0]))]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError("data.table_twice", where=path, columns=", ".join(twice))
     try:
         return pacsv.read_csv(
             io.BytesIO(content),
-            pacsv.ReadOptions(column_names=names, skip_rows=1 if header else 0, use_threads=False),
+            pacsv.ReadOptions(
+                column_names=names,
+                skip_rows=1 if header else 0,
+                use_threads=False,
+                block_size=max(BLOCK, 4 * max(len(line.encode()) for line in lines)),
+            ),
             pacsv.ParseOptions(delimiter=delimiter),
             pacsv.ConvertOptions(
                 decimal_point="," if comma else ".", null_values=list(MISSING), strings_can_be_null=True
@@ -236,6 +276,17 @@ def _parse(content: bytes, path: Path, notes: Notes) -> pa.Table:
         )
     except pa.ArrowException as error:
         raise DataError("data.table_broken", path=path, why=" ".join(str(error).split())[:200]) from error
+
+
+def _first_lines(content: bytes) -> list[str]:
+    """Whole lines from the beginning of a text, at least two where it has them, without empty ones."""
+    size = PEEK
+    while True:
+        found = content[:size].splitlines()
+        lines = [line for line in (found if size >= len(content) else found[:-1]) if line.strip()]
+        if len(lines) > 1 or size >= len(content):
+            return [line.decode("utf-8", "ignore") for line in lines[:LINES]]
+        size *= 4
 
 
 def _delimiter(lines: list[str]) -> tuple[str, list[list[str]]]:
