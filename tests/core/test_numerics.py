@@ -64,5 +64,9 @@ def test_work_is_halved_until_it_fits() -> None:
 
     assert halving(work, 20) == ("done", 3)
     assert asked == [20, 10, 5, 3]
+    asked.clear()
+    with pytest.raises(MemoryError):
+        halving(work, 20, 8)
+    assert asked == [20, 10, 8]
     with pytest.raises(MemoryError):
         halving(lambda size: work(size + 3), 20)

@@ -111,6 +111,26 @@ def test_latents_are_computed_once_and_only_where_examples_stay_the_same() -> No
         assert model.first.asked - before == expected
 
 
+def test_latents_are_computed_in_smaller_parts_where_memory_does_not_suffice() -> None:
+    class Small(Blocks):
+        def encode(self, x: Tensor, cond: Cond | None = None, *, rng: Rng | None = None) -> Tensor:
+            assert not self.training
+            if len(x) > 50:
+                raise MemoryError
+            return super().encode(x, cond, rng=rng)
+
+    model, whole, rows = wrapped(), wrapped(), Rows()
+    model.first = Small()
+    for each in (model, whole):
+        each.prepare(rows)
+    assert model.first.asked == 300
+    assert model.first.training
+    assert torch.allclose(model.mean, whole.mean)
+    assert torch.allclose(model.deviation, whole.deviation)
+    turns = [Turn(0, 0.0, rows.take(0, 40), Rng(0, "turn"))] * 2
+    assert torch.allclose(*(m._encoded(turn).batch.x for m, turn in zip((model, whole), turns, strict=True)))
+
+
 def test_the_inner_model_learns_and_the_first_stage_stays() -> None:
     model, rows = wrapped(), Rows()
     model.prepare(rows)

@@ -12,7 +12,7 @@ import torch
 from oracles import TinyDuel, VectorBatches
 from quintet.core import checkpoint
 from quintet.core.budget import Budget
-from quintet.core.errors import Interrupted
+from quintet.core.errors import Interrupted, ResourceError
 from quintet.core.ledger import Ledger
 from quintet.core.plan import Plan
 from quintet.core.recipe import OptimizerConfig, TrainConfig
@@ -199,9 +199,41 @@ def test_frozen_parts_do_not_change_and_are_stored_once(tmp_path: Path) -> None:
     assert not any("teacher" in k for name in ("model", "ema-0", "optim") for k in kept.tensors(name))
     with layer_noise(Rng(4, "init")):
         other = WithTeacher()  # another initialisation, teacher included
-    restore(tmp_path, other, {}, None)
+    restore(tmp_path, other, {}, None, 20)
     assert all(torch.equal(v, before[k]) for k, v in other.teacher.state_dict().items())
+    with pytest.raises(ResourceError):
+        restore(tmp_path, other, {}, None, 21)
     whole = next(tmp_path.glob("frozen-*.safetensors"))
     whole.write_bytes(whole.read_bytes()[:-1] + b"x")
-    with pytest.raises(FileNotFoundError):
-        restore(tmp_path, other, {}, None)
+    with layer_noise(Rng(4, "init")), pytest.raises(ResourceError) as caught:
+        restore(tmp_path, WithTeacher(), {}, None, 20)
+    assert whole.name in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_resume_takes_lost_frozen_parts_from_the_model_as_it_was_built(tmp_path: Path, damaged: bool) -> None:
+    def go(folder: Path, recorder: Recorder, seed: int = 3, plan: Plan | None = None) -> WithTeacher:
+        with layer_noise(Rng(seed, "init")):
+            model = WithTeacher()
+        fit(
+            model, VectorBatches(), CONFIG, Budget.parse("12steps"), seed=3, folder=folder, ledger=Ledger(),
+            watcher=recorder, plan=plan, checkpoint_steps=5,
+        )  # fmt: skip
+        return model
+
+    go(tmp_path / "whole", Recorder())
+    first = Recorder(stop_after=7)
+    with pytest.raises(Interrupted):
+        go(tmp_path / "parts", first)
+    (frozen,) = (tmp_path / "parts").glob("frozen-*.safetensors")
+    kept = frozen.read_bytes()
+    frozen.write_bytes(kept[:-1]) if damaged else frozen.unlink()
+    with pytest.raises(ResourceError) as caught:  # built by another earlier stage
+        go(tmp_path / "parts", Recorder(), seed=4, plan=first.plans[-1])
+    assert caught.value.exit_code == 4
+    go(tmp_path / "parts", Recorder(), plan=first.plans[-1])
+    assert frozen.read_bytes() == kept
+    last = "00000012"
+    wanted, got = (digest(tmp_path / name / "checkpoints" / last) for name in ("whole", "parts"))
+    assert got == wanted
+    assert got

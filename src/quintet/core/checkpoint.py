@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def save(
     *,
     keep: int = 3,
 ) -> Path:
-    """Write one checkpoint atomically and delete the oldest beyond `keep`.
+    """Write one checkpoint atomically; of earlier steps the newest stay, so that `keep` do in all.
+
+    Those of later steps go too: training went back behind them, or what is stored is not the last step but the best.
 
     Args:
         folder: the run's `checkpoints` directory, made if absent.
@@ -64,7 +67,7 @@ def save(
     Returns: the checkpoint's directory.
     Raises: ResourceError (exit 4) when the disk is full or not writable; the previous checkpoint stays as it was.
     """
-    target, temporary = folder / f"{step:08d}", folder / f".{step:08d}.tmp-{os.getpid()}"
+    target, temporary = folder / _name(step), folder / f".{_name(step)}.tmp-{os.getpid()}"
     size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +75,7 @@ def save(
         temporary.mkdir()
         files = {}
         for name, group in tensors.items():
-            data = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in group.items()})
+            data = _serialised(group)
             files[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", data)
         text = json.dumps({"schema": SCHEMA, "step": step, **state}, indent=1, allow_nan=False)
         files[STATE] = _write(temporary / STATE, text.encode())
@@ -86,13 +89,15 @@ def save(
         os.replace(temporary, target)
         _sync_directory(folder)
         fault("checkpoint.after_rename")
-        write_atomically(folder / POINTER, json.dumps({"step": step, "path": target.name}).encode())
+        _replace(folder / POINTER, json.dumps({"step": step, "path": target.name}).encode())
         fault("checkpoint.after_pointer")
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _not_written(folder, size, error) from error
-    for old in _found(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = [path for path in _found(folder) if _step(path) <= step][:keep]
+    for old in _found(folder):
+        if old not in kept:
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
@@ -105,28 +110,39 @@ def save_once(folder: Path, tensors: Mapping[str, Tensor]) -> str:
     Returns: the hash, by which `load_once` finds them.
     Raises: ResourceError (exit 4), as `save`.
     """
-    data = safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()})
+    data = _serialised(tensors)
     digest = hashlib.sha256(data).hexdigest()
     path = folder / f"frozen-{digest[:16]}.safetensors"
     try:
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+            _replace(path, data)
     except OSError as error:
         raise _not_written(folder, len(data), error) from error
     return digest
 
 
-def load_once(folder: Path, digest: str) -> dict[str, Tensor]:
+def load_once(folder: Path, digest: str, same: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `save_once` stored under this hash.
 
-    Raises: FileNotFoundError if it is absent or damaged.
+    Args:
+        folder: the stage's folder.
+        digest: the hash.
+        same: name -> tensor; stored again and returned where the file is lost and this is what it held.
+    Raises: ResourceError (exit 4) if the file is absent or damaged and `same` is something else.
     """
     path = folder / f"frozen-{digest[:16]}.safetensors"
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise FileNotFoundError(f"{path} does not match its SHA-256")
-    return dict(safetensors.torch.load(data))
+    try:
+        data = path.read_bytes()
+        why = None if hashlib.sha256(data).hexdigest() == digest else f"{path.name} does not match its SHA-256"
+    except OSError as error:
+        why = error.strerror or str(error)
+    if why is None:
+        return dict(safetensors.torch.load(data))
+    if hashlib.sha256(_serialised(same)).hexdigest() != digest:
+        raise ResourceError("checkpoint.frozen_lost", path=path, why=why)
+    save_once(folder, same)
+    return {name: tensor.detach() for name, tensor in same.items()}
 
 
 def newest(folder: Path, warn: Callable[[str, dict[str, Any]], None] | None = None) -> Checkpoint | None:
@@ -139,22 +155,33 @@ def newest(folder: Path, warn: Callable[[str, dict[str, Any]], None] | None = No
     for path in _found(folder):
         problem = damage(path)
         if problem is None:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            return Checkpoint(path, int(state["step"]), state)
+            return _read(path)
         if warn is not None:
             warn("checkpoint.damaged", {"path": str(path), "why": problem})
     return None
 
 
+def at(folder: Path, step: int, lost: str = "checkpoint.lost") -> Checkpoint:
+    """The checkpoint of one step, and no other.
+
+    Raises: ResourceError (exit 4), with the message `lost`, if it is absent or damaged.
+    """
+    path = folder / _name(step)
+    problem = damage(path)
+    if problem is not None:
+        raise ResourceError(lost, path=path, why=problem)
+    return _read(path)
+
+
 def steps(folder: Path) -> list[int]:
     """Of the checkpoints in a folder, damaged ones included, newest first."""
-    return [int(path.name) for path in _found(folder)]
+    return [_step(path) for path in _found(folder)]
 
 
 def forget(folder: Path, after: int) -> None:
     """Remove checkpoints of steps beyond `after`: what they hold was found to lead nowhere."""
     for path in _found(folder):
-        if int(path.name) > after:
+        if _step(path) > after:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -162,39 +189,70 @@ def damage(path: Path) -> str | None:
     """Why a directory is not a valid checkpoint, or None if it is."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        schema, files = manifest["schema"], manifest["files"]
+        schema = manifest["schema"]
+        if schema != SCHEMA:
+            return f"schema {schema} instead of {SCHEMA}; made by another quintet version"
+        listed = [(name, entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()]
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
-    if schema != SCHEMA:
-        return f"schema {schema} instead of {SCHEMA}; made by another quintet version"
-    for name, expected in files.items():
+    for name, size, digest in listed:
         file = path / name
-        if Path(name).name != name or not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["size"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
-        with file.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
-                return f"{name} does not match its SHA-256"
+        try:
+            if Path(name).name != name or not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            with file.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != digest:
+                    return f"{name} does not match its SHA-256"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
     return None
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed writer left behind. The run folder's lock must be held."""
+    """Remove what a killed writer left behind directly in a folder. The run folder's lock must be held."""
     for orphan in folder.glob(".*.tmp-*"):
-        shutil.rmtree(orphan, ignore_errors=True)
+        if orphan.is_dir():
+            shutil.rmtree(orphan, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                orphan.unlink()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole: readers see the old content or the new."""
+    """Replace a file as a whole: readers see the old content or the new.
+
+    Raises: ResourceError (exit 4), as `writing`.
+    """
+    with writing(path):
+        _replace(path, data)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes a file or into a folder.
+
+    Raises: ResourceError (exit 4) in place of an OSError: a full disk, a folder that is gone or not writable.
+    """
+    try:
+        yield
+    except OSError as error:
+        why, free = error.strerror or error, _size(_free_bytes(path))
+        raise ResourceError("checkpoint.file_not_written", path=path, why=why, free=free) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         _write(temporary, data)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _not_written(folder: Path, size: int, error: OSError) -> ResourceError:
@@ -203,9 +261,28 @@ def _not_written(folder: Path, size: int, error: OSError) -> ResourceError:
 
 
 def _found(folder: Path) -> list[Path]:
+    """Directories of checkpoints, the latest step first."""
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
+    return sorted((p for p in folder.iterdir() if p.name.isdigit() and p.is_dir()), key=_step, reverse=True)
+
+
+def _name(step: int) -> str:
+    return f"{step:08d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name)
+
+
+def _read(path: Path) -> Checkpoint:
+    """A checkpoint without damage."""
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return Checkpoint(path, int(state["step"]), state)
+
+
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    return bytes(safetensors.torch.save({key: t.detach().cpu().contiguous() for key, t in tensors.items()}))
 
 
 def _write(path: Path, data: bytes) -> dict[str, Any]:
@@ -229,11 +306,12 @@ def _sync_directory(path: Path) -> None:
             os.close(handle)
 
 
-def _free_bytes(folder: Path) -> int:
-    place = folder
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+def _free_bytes(place: Path) -> int:
+    """Where `place` is, or would be."""
+    for known in (place, *place.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(known).free
+    return 0
 
 
 def _size(n: float) -> str:

@@ -6,17 +6,18 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from quintet.core.checkpoint import sweep, writing
 from quintet.core.errors import BusyError, ResourceError
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder.
+    """Hold the folder, and clear away what a killed writer left directly in it.
 
     Raises: BusyError (exit 6) naming the holder; ResourceError (exit 4) if the folder cannot be made or written.
     """
@@ -34,8 +35,11 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise ResourceError("lock.not_writable", path=folder, why=error.strerror or error) from error
     try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
+        with writing(holder):
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
+        sweep(folder)
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink()
         lock.release()

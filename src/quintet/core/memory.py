@@ -27,17 +27,17 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def halving(work: Callable[[int], T], size: int) -> tuple[T, int]:
+def halving(work: Callable[[int], T], size: int, least: int = 1) -> tuple[T, int]:
     """Do `work(size)`, with half the size as often as memory does not suffice.
 
     Returns: the result and the size that worked.
-    Raises: the memory error itself where size 1 does not fit.
+    Raises: the memory error itself where no size from `least` on fits.
     """
     while True:
         try:
             return work(size), size
         except Exception as error:  # its traceback holds the tensors, so the next try is outside
-            if size == 1 or not out_of_memory(error):
+            if size <= least or not out_of_memory(error):
                 raise
         release()
-        size = -(-size // 2)
+        size = max(least, -(-size // 2))

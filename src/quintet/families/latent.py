@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from quintet.core.batch import Batch, Examples
 from quintet.core.config import STRICT
+from quintet.core.memory import halving
 from quintet.core.model import HasLatent, HasTrace, Loss, Model, Player, Trace, Turn
 from quintet.core.recipe import ModelConfig
 from quintet.core.rng import Rng
@@ -67,8 +68,16 @@ class Latent(Model[Any], HasLatent):
         """Fit mean and deviation, and compute all latents once where they fit and examples are always the same."""
         whole = not examples.augmented and self.latent.dims * 4 * examples.examples <= KEPT_BYTES
         count = examples.examples if whole else min(FITTED, examples.examples)
+        parts, done, size = list[Tensor](), 0, CHUNK
+
+        def encoded(most: int) -> Tensor:
+            return self._raw(examples.take(done, min(done + most, count)))
+
         with torch.no_grad():
-            parts = [self._raw(examples.take(i, min(i + CHUNK, count))) for i in range(0, count, CHUNK)]
+            while done < count:
+                part, size = halving(encoded, size)
+                parts.append(part)
+                done += len(part)
             z = torch.cat(parts)
             if self.latent.levels is None:
                 axes = [0, *range(2, z.ndim)]
@@ -102,8 +111,10 @@ class Latent(Model[Any], HasLatent):
         """The first stage's latents (B, *latent.shape); in evaluation mode, whatever mode training is in."""
         before = self.first.training
         self.first.eval()
-        z = self.first.encode(batch.x, batch.cond)
-        self.first.train(before)
+        try:
+            z: Tensor = self.first.encode(batch.x, batch.cond)
+        finally:
+            self.first.train(before)
         return z
 
     def _scaled(self, z: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from quintet.core import config
 from quintet.core.codec import Codec
-from quintet.core.errors import UsageError
+from quintet.core.errors import ResourceError, UsageError
 from quintet.core.model import Model, capabilities
+from quintet.core.plan import Plan
 from quintet.core.recipe import Stage
 from quintet.core.rng import Rng
 from quintet.core.spec import DataSpec
@@ -124,13 +125,22 @@ def stage_folder(folder: Path, index: int, stage: Stage) -> Path:
     return folder / "stages" / f"{index}-{stage.name}"
 
 
+def _last_step(folder: Path, stage: Stage) -> int:
+    """At which a finished stage ended, by its plan."""
+    try:
+        stages = json.loads((folder / PLAN).read_text(encoding="utf-8"))["stages"]
+        return Plan.from_json(stages[stage.name]).steps
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ResourceError("load.no_plan", path=folder / PLAN, why=error) from error
+
+
 def load(folder: str | Path, device: str = "cpu") -> Trained:
     """Load a finished run.
 
     Args:
         folder: a cell's folder.
         device: where the model goes.
-    Raises: UsageError if the folder is no finished run.
+    Raises: UsageError if the folder is no finished run; ResourceError if what its result was measured with is damaged.
     """
     folder = Path(folder)
     stored = read_config(folder)
@@ -143,12 +153,10 @@ def load(folder: str | Path, device: str = "cpu") -> Trained:
     index, stage = len(stages) - 1, stages[-1]
     codec = stage.codec.empty(raw)
     model = stage.model.build(codec.spec)
-    try:
-        restore(stage_folder(folder, index, stage), model, {"codec": codec}, choice.get("average"))
-        if choice.get("best") is not None:
-            restore_best(stage_folder(folder, index, stage), model)
-    except FileNotFoundError as error:
-        raise UsageError("load.no_checkpoint", path=folder) from error
+    place = stage_folder(folder, index, stage)
+    restore(place, model, {"codec": codec}, choice.get("average"), _last_step(folder, stage))
+    if choice.get("best") is not None:
+        restore_best(place, model, choice["best"])
     model.to(torch.device(device))
     codec.to(torch.device(device))
     model.eval()

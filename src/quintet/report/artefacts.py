@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STABILITY = (
-    "skipped", "diverged", "collapsed", "rollback", "memory", "hopeless", "best_kept", "mode_collapse",
+    "skipped", "diverged", "collapsed", "rollback", "memory", "not_watched", "hopeless", "best_kept", "mode_collapse",
     "duplicates", "discriminator_overfit", "discriminator_won", "posterior_collapse", "not_invertible",
     "log_det_not_finite", "above_uniform",
 )  # fmt: skip

@@ -124,8 +124,9 @@ def fit(
         checkpoint_steps: steps between checkpoints, instead of seconds.
         processes: that train together. The folder, `plan` and `resume` are the first one's.
         strict: refuse to resume where that would not be bit for bit.
-    Raises: DivergedError after repeated non-finite gradients; ResourceError where one example does not fit into memory;
-        UsageError for bfloat16 where there is none, and by `strict`; Interrupted after saving on request.
+    Raises: DivergedError after repeated non-finite gradients; ResourceError where one example does not fit into memory,
+        a file cannot be written or frozen parts are lost; UsageError for bfloat16 where there is none, and by `strict`;
+        Interrupted after saving on request.
     """
     if config.shard and config.compile == "on":
         raise UsageError("processes.shard_compile")
@@ -218,33 +219,28 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value} → {same[name]}" for name, value in before.items() if value != same[name])
 
 
-def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], average: int | None) -> int:
+def restore(folder: Path, model: Model[Any], parts: Mapping[str, nn.Module], average: int | None, step: int) -> None:
     """Load a finished stage for use.
 
     Args:
         folder: the stage's folder.
         model, parts: built from the stored config; filled in.
         average: which average to put into the sampled parameters; None keeps the live ones.
-    Returns: the checkpoint's step.
-    Raises: FileNotFoundError if there is no undamaged checkpoint.
+        step: at which the stage ended; an earlier checkpoint holds other weights than those that were measured.
+    Raises: ResourceError if the checkpoint of that step, or what it needs, is absent or damaged.
     """
-    found = checkpoint.newest(folder / "checkpoints")
-    if found is None:
-        raise FileNotFoundError(f"no undamaged checkpoint below {folder}")
-    _load_modules(found.tensors("model") | _frozen(found), model, parts)
+    found = checkpoint.at(folder / "checkpoints", step)
+    _load_modules(found.tensors("model") | _frozen(found, model), model, parts)
     if average is not None:
         model.load_state_dict(found.tensors(f"ema-{average}"), strict=False)
-    return found.step
 
 
-def restore_best(folder: Path, model: Model[Any]) -> None:
+def restore_best(folder: Path, model: Model[Any], step: int) -> None:
     """Put the weights of a stage's best preview into a model that holds its last ones.
 
-    Raises: FileNotFoundError if they are absent or damaged.
+    Raises: ResourceError if those of that step are absent or damaged.
     """
-    found = checkpoint.newest(folder / BEST)
-    if found is None:
-        raise FileNotFoundError(f"no undamaged weights below {folder / BEST}")
+    found = checkpoint.at(folder / BEST, step, "checkpoint.best_lost")
     model.load_state_dict(found.tensors("model"), strict=False)
 
 
@@ -287,7 +283,7 @@ class _Run:
             seconds = self.clock.read()
             if state.plan is not known:  # the loop ran out of memory
                 watcher.plan(state.plan)
-                watcher.log(_event(step.step, "memory", micro=state.plan.micro(step.step)))
+                watcher.log(_event(step.step, "memory", micro=state.plan.events[-1].micro))
             if processes.first:
                 self.watch.note(step)
                 if self.watch.held >= MOST_HELD:
@@ -510,7 +506,7 @@ def _restore(
     told: dict[str, Any] = processes.tell(None if found is None else dict(found.state))
     weights = tensors("model")
     if told["frozen"] is not None:
-        weights |= processes.share(None if found is None else _frozen(found))
+        weights |= processes.share(None if found is None else _frozen(found, model))
     _load_modules(weights, model, parts)
     stored = tensors("optim")
     for name, optimizer in state.optimizers.items():
@@ -522,9 +518,10 @@ def _restore(
     return told
 
 
-def _frozen(found: checkpoint.Checkpoint) -> dict[str, Tensor]:
-    digest = found.state["frozen"]
-    return {} if digest is None else checkpoint.load_once(found.path.parent.parent, digest)
+def _frozen(found: checkpoint.Checkpoint, model: Model[Any]) -> dict[str, Tensor]:
+    """The frozen parts; where their file is lost, those that the model was built with, if they are the same."""
+    digest, folder = found.state["frozen"], found.path.parent.parent
+    return {} if digest is None else checkpoint.load_once(folder, digest, frozen_parameters(model))
 
 
 def _load_modules(tensors: Mapping[str, Tensor], model: Model[Any], parts: Mapping[str, nn.Module]) -> None:
