@@ -84,7 +84,12 @@ def test_drift_finds_the_half_that_is_worse() -> None:
     ("words", "word"),
     [
         (["confirmed", "confirmed"], "confirmed"),
-        (["confirmed", "not decided"], "confirmed"),
+        (["confirmed", "not decided"], "not decided"),
+        (["confirmed", "confirmed", "not decided"], "confirmed"),
+        (["contradicted", "not decided", "contradicted"], "contradicted"),
+        (["confirmed", "not decided", "not decided"], "not decided"),
+        (["confirmed", "confirmed", "contradicted"], "not decided"),
+        (["confirmed", "not tested here"], "confirmed"),
         (["contradicted"], "contradicted"),
         (["confirmed", "contradicted"], "not decided"),
         (["not decided", "not tested here"], "not decided"),
@@ -94,6 +99,12 @@ def test_drift_finds_the_half_that_is_worse() -> None:
 )
 def test_one_word_of_several_data_sets(words: list, word: str) -> None:
     assert overall(words) == word
+
+
+def test_one_test_on_all_data_sets_speaks_alone_unless_they_disagree() -> None:
+    assert overall(["confirmed", "not decided", "not decided"], "confirmed") == "confirmed"
+    assert overall(["confirmed", "confirmed", "not decided"], "not decided") == "not decided"
+    assert overall(["confirmed", "contradicted"], "confirmed") == "not decided"
 
 
 def rows(gan: float, vae: float) -> list:

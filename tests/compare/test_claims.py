@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from made_up import recipe, whole
 
 from quintet.compare.claims import CLAIMS, claims
-from quintet.compare.findings import Trouble, Who, values
-from quintet.core.results import Compare, SeedResult, Stability
+from quintet.compare.findings import Trouble, Who, runs_without_trouble, values
+from quintet.core.ladders import Ladder
+from quintet.core.results import Compare, Estimate, SeedResult, Stability
 
 SIX = np.arange(6) * 0.001
 
@@ -113,6 +116,24 @@ def test_trouble_counts_a_seed_once_and_failed_ones_too() -> None:
     assert "2 of 3" in found.text["en"]
 
 
+def test_a_training_given_up_is_trouble_as_it_is_in_the_score() -> None:
+    row = recipe("classic-gan", "gan", {"kid": [0.1] * 6})
+    given_up = Stability(events=[{"what": "hopeless", "step": 9}])
+    row = row.model_copy(update={"seeds": [s.model_copy(update={"stability": given_up}) for s in row.seeds]})
+    found = next(c for c in claims(whole(row)) if c.key == "gan-unstable")
+    assert found.verdict == "confirmed"
+    assert "6 of 6" in found.evidence_en
+
+
+def test_the_rule_names_the_side_that_the_default_cannot_reach() -> None:
+    rules = {key: check.rule for key, _, check in CLAIMS}
+    assert runs_without_trouble() == math.ceil(math.log(0.05) / math.log(0.9)) == 29
+    for key, word in (("gan-unstable", "never contradict"), ("vae-stable", "never confirm")):
+        assert "29 runs without trouble" in rules[key]["en"]
+        assert word in rules[key]["en"]
+        assert "18 次" in rules[key]["zh"]
+
+
 def test_trouble_adds_up_over_data_sets() -> None:
     rows = [whole(recipe("vae", "vae", {"kid": np.zeros(10)}), name=name) for name in ("a", "b", "c")]
     check = Trouble(Who(("vae",)), expected=False)
@@ -132,6 +153,42 @@ def test_sharpness(value: float, vae: str, gan: str) -> None:
     rows = [recipe(name, name, {"sharpness": [value] * 2}, width=0.05) for name in ("vae", "gan")]
     found = verdicts(whole(*rows))
     assert (found["vae-blurry"], found["gan-sharp"]) == (vae, gan)
+
+
+def test_sharpness_needs_two_seeds_and_a_metric_that_holds() -> None:
+    def word(seeds: int, ladder: bool) -> str:
+        ladders = {"sharpness": Ladder(rungs=[], ordered={}, used=ladder, reason="x")}
+        result = whole(recipe("vae", "vae", {"sharpness": [0.4] * seeds}, width=0.05))
+        return verdicts(result.model_copy(update={"ladders": ladders}))["vae-blurry"]
+
+    assert [word(2, True), word(1, True), word(2, False)] == ["confirmed", "not decided", "not decided"]
+
+
+def test_a_likelihood_that_came_out_as_no_number_decides_nothing() -> None:
+    for name, family, kind, key in (
+        ("nsf", "flow", "exact", "flow-exact"), ("flow-matching", "diffusion", "estimate", "diffusion-implicit"),
+    ):  # fmt: skip
+        row = recipe(name, family, {"kid": SIX}, likelihood=kind)
+        none = [s.model_copy(update={"metrics": {"bits_per_dim": Estimate(value=None)}}) for s in row.seeds]
+        for seeds in (none, row.seeds):
+            claim = next(c for c in claims(whole(row.model_copy(update={"seeds": seeds}))) if c.key == key)
+            assert claim.verdict == "not decided"
+            assert "no finite number" in claim.evidence_en
+    without = verdicts(whole(recipe("nsf", "flow", {"kid": SIX}), recipe("flow-matching", "diffusion", {"kid": SIX})))
+    assert (without["flow-exact"], without["diffusion-implicit"]) == ("contradicted", "confirmed")
+
+
+def test_one_rival_of_several_must_stand_out_among_them() -> None:
+    """Every seed of the GAN is better, mostly by little: sure by itself, not beside a rival that goes both ways."""
+    rows = [
+        recipe("flow-matching", "diffusion", {"kid": [5.0, 0.1, 0.1, 0.1, 0.1, 0.1]}),
+        recipe("gan", "gan", {"kid": [0.0] * 6}),
+        recipe("vae", "vae", {"kid": [4.0, 1.1, -0.9, 1.1, -0.9, 1.1]}),
+    ]
+    assert verdicts(whole(*rows[:2]))["diffusion-quality"] == "contradicted"
+    both = verdicts(whole(*rows))
+    assert both["diffusion-quality"] == "not decided"
+    assert both["diffusion-over-gan"] == "contradicted", "a pair that was named before"
 
 
 def test_speed_steps_and_passes() -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from made_up import recipe, whole
 
-from quintet.compare.advice import NEEDS
+from quintet.compare.advice import NEEDS, advise
 from quintet.compare.constraints import ABILITIES, Limits, advise_within, read_limits, sift
+from quintet.compare.summary import summarize
 from quintet.core.errors import UsageError
-from quintet.core.results import Compare
+from quintet.core.results import Compare, RecipeResult, SeedResult
+from quintet.recipes.registry import find
 
 TWO, SIX = np.arange(2) * 0.001, np.arange(6) * 0.001
 
@@ -86,6 +88,36 @@ def test_doubts_and_what_to_measure_next() -> None:
     assert "quintet compare digits --recipes flow-matching,vae --seeds 7 --out runs/x" in further
     (gan,) = advise_within(compared(), ["quality"], Limits(latency_s=0.0015), "runs/x")
     assert "1 of its 2 trainings" in " ".join(note.en for note in gan.doubts)
+
+
+def lost(name: str, seeds: int) -> RecipeResult:
+    """A recipe that diverged every time."""
+    return summarize(find(name), [SeedResult(seed=i, status="diverged") for i in range(seeds)], {})
+
+
+def test_stability_judges_those_that_never_finished() -> None:
+    vae = recipe("vae", "vae", {"kid": SIX}, capabilities=["log_prob", "latent"])
+    result = whole(
+        summarize(find("vae"), vae.seeds, {}).model_copy(update={"capabilities": vae.capabilities}), lost("gan", 6)
+    )
+    stored = next(advice for advice in advise(result)[1] if advice.need == "stability")
+    stability, quality = advise_within(result, ["stability", "quality"], Limits())
+    assert (stability.en, stability.verdict) == (stored.en, "established")
+    assert "gan had trouble in 6 of 6" in stability.en
+    assert not stability.left_out
+    assert [note.en for note in quality.left_out] == ["gan: no finished training"]
+    (within,) = advise_within(result, ["stability"], Limits(abilities=("latent",)))
+    assert [note.en for note in within.left_out] == ["gan: no latent code for a given example"]
+    assert "gan" not in within.en
+    (nobody,) = advise_within(whole(*result.recipes[1:], vae), ["stability"], Limits(abilities=("compression",)))
+    assert nobody.recipe is None
+
+
+def test_what_to_measure_next_is_about_the_rival_that_is_not_told_apart() -> None:
+    rows = [recipe("gan", "gan", {"kid": 0.1 + SIX}), recipe("vae", "vae", {"kid": 0.2 + SIX})]
+    wild = recipe("nsf", "flow", {"kid": [0.0, 0.0, 0.9, 0.9, 0.9, 0.9]})
+    (advice,) = advise_within(whole(*rows, wild), ["quality"], Limits(), "runs/x")
+    assert "--recipes gan,nsf --seeds 7" in advice.further[0].en
 
 
 def test_enough_seeds_and_still_too_close_asks_for_more_budget() -> None:

@@ -99,6 +99,13 @@ def test_two_models_at_the_floor_are_alike_at_any_rate() -> None:
     assert found.parts["rate"].value == 1.0
 
 
+def test_no_distance_at_the_other_rates_is_the_best_there_is() -> None:
+    for floor in ({}, {"kid_pca": Estimate(value=None)}):
+        found = score([cell(0), cell(1)], trials(-0.1, 0.01, -0.2), floor)
+        assert found is not None
+        assert (found.parts["rate"].value, found.parts["rate"].measured) == (1.0, 0.0)
+
+
 def test_nothing_but_failures() -> None:
     found = score([SeedResult(seed=s, status="failed") for s in range(2)], [], FLOOR)
     assert found is not None

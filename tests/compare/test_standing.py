@@ -83,6 +83,23 @@ def test_ranks_are_firm_where_seeds_agree() -> None:
     assert rank_shares(whole(), "kid") == []
 
 
+def test_ranks_pair_seeds_by_their_number() -> None:
+    """b is behind a on every seed both have; its seed 0 was lost, so that lists side by side would pair others."""
+
+    def row(name: str, values: Sequence[float | None]) -> RecipeResult:
+        seeds = [
+            SeedResult(seed=i, status="diverged") if v is None
+            else SeedResult(seed=i, status="done", metrics={"kid": Estimate(value=v, low=v, high=v)})
+            for i, v in enumerate(values)
+        ]  # fmt: skip
+        return RecipeResult(name=name, family="gan", status="done", seeds=seeds)
+
+    found = rank_shares(
+        whole(row("a", [0.0, 50.0, 40.0, 30.0, 20.0, 10.0]), row("b", [None, 51, 41, 31, 21, 11])), "kid"
+    )
+    assert [(r.recipe, r.kept) for r in found] == [("a", 1.0), ("b", 1.0)]
+
+
 def test_agreement_of_spaces() -> None:
     rows = [
         recipe("a", 0.1, 1, kid_pca=0.1, kid_pixels=0.3),

@@ -113,6 +113,24 @@ def test_paired_seeds_are_drawn_together() -> None:
     assert (drawn[:, 0] == 1).all()
 
 
+def test_a_seed_that_one_lacks_leaves_the_others_paired() -> None:
+    """B is A plus a little, without A's best seed: it is behind on whatever seeds are drawn."""
+    a = [-10.0, 50.0, 40.0, 30.0, 20.0, 10.0]
+    b = [np.nan, *(value + 0.01 for value in a[1:])]
+    drawn = resampled_ranks([a, b], [[0.0] * 6] * 2, np.random.default_rng())
+    assert (drawn == [1, 2]).all()
+
+
+def test_medians_where_a_seed_is_missing() -> None:
+    """One of two seeds: it counts wherever it is drawn, and where it is not."""
+    rng = np.random.default_rng()
+    shape = (500, 2)
+    drawn = resampled_medians(np.array([np.nan, 2.0]), np.zeros(2), rng.random(shape), rng.standard_normal(shape))
+    assert (drawn == 2.0).all()
+    three = resampled_medians(np.array([np.nan, 1.0, 2.0]), np.zeros(3), rng.random((20_000, 3)), np.zeros((20_000, 3)))
+    assert np.mean(three) == pytest.approx(1.5, abs=0.02), "the two that are there count alike"
+
+
 def test_front() -> None:
     points = [(1, 5), (2, 2), (5, 1), (3, 3), (2, 6)]
     found = pareto_front(points, lambda a, b: a[0] < b[0] and a[1] < b[1])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from quintet.compare.busy import with_remark
-from quintet.compare.steadiness import behind
+from quintet.compare.steadiness import behind, troubled
 from quintet.core.results import SPACES, Advice, Compare, RecipeResult
-from quintet.core.verdicts import Word, leader, middle, ranked, used
+from quintet.core.verdicts import Leader, Word, leader, middle, ranked, scores, used
 
 NEEDS = ("quality", "diversity", "speed", "likelihood", "stability", "memory")
 METRIC = {
@@ -92,30 +92,46 @@ def _measured(result: Compare, done: Sequence[RecipeResult], need: str) -> Advic
             en=f"For {en_need}: no recipe here has this measurement.",
             zh=f"就{zh_need}而言：这里没有任何方案具备这项测量。",
         )  # fmt: skip
-    first, word = found
-    order = ranked(done, metric)
+    en, zh = _ahead(found, metric, need)
+    if found.alone:
+        names = [r.name for r in found.alone]
+        en += f" Too few seeds to judge {', '.join(names)}."
+        zh += f"{'、'.join(names)} 的种子太少，不予判定。"
+    evidence = [
+        {"recipe": r.name, "metric": metric, "value": middle(r, metric), "seeds": len(scores(r, metric))}
+        for r in ranked(done, metric)
+    ]
+    return Advice(
+        need=need, recipe=found.recipe.name, verdict=found.word, en=f"For {en_need}: {en}", zh=f"就{zh_need}而言：{zh}",
+        evidence=evidence,
+    )  # fmt: skip
+
+
+def _ahead(found: Leader, metric: str, need: str) -> tuple[str, str]:
+    """Which recipe is first and, by name, the rival that is least surely beaten, which the word is about."""
+    first, rival = found.recipe, found.rival
     en_first, zh_first = show(metric, middle(first, metric))
-    evidence = [{"recipe": r.name, "metric": metric, "value": middle(r, metric), "seeds": len(r.seeds)} for r in order]
-    if len(order) == 1:
-        en = f"For {en_need}: {first.name} is the only one measured here ({en_first})."
-        zh = f"就{zh_need}而言：这里只测量了 {first.name}（{zh_first}）。"
-        return Advice(need=need, recipe=first.name, verdict="too close to call", en=en, zh=zh, evidence=evidence)
-    second = order[1]
-    en_second, zh_second = show(metric, middle(second, metric))
-    bound_en, bound_zh = _kinds(first, second) if need == "likelihood" else ("", "")
-    if word == "too close to call":
-        en = (
-            f"For {en_need}: {first.name} ({en_first}) and {second.name} ({en_second}) are too close to call{bound_en}."
+    if rival is None:
+        if found.alone:
+            return f"only {first.name} ({en_first}) has several seeds.", f"只有 {first.name}（{zh_first}）有多个种子。"
+        return f"{first.name} is the only one measured here ({en_first}).", f"这里只测量了 {first.name}（{zh_first}）。"
+    en_rival, zh_rival = show(metric, middle(rival, metric))
+    ours_en, theirs_en = f"{first.name} ({en_first})", f"{rival.name} ({en_rival})"
+    ours_zh, theirs_zh = f"{first.name}（{zh_first}）", f"{rival.name}（{zh_rival}）"
+    bound_en, bound_zh = _kinds(first, rival) if need == "likelihood" else ("", "")
+    if found.word == "too close to call":
+        return (
+            f"{ours_en} and {theirs_en} are too close to call{bound_en}.",
+            f"{ours_zh}与 {theirs_zh}难分高下{bound_zh}。",
         )
-        zh = f"就{zh_need}而言：{first.name}（{zh_first}）与 {second.name}（{zh_second}）难分高下{bound_zh}。"
-    elif word == "mixed":
-        en = f"For {en_need}: {first.name} ({en_first}) before {second.name} ({en_second}), but not in every space; mixed."
-        zh = f"就{zh_need}而言：{first.name}（{zh_first}）优于 {second.name}（{zh_second}），但并非在每个特征空间中都如此；结论不一。"
-    else:
-        sure_en, sure_zh = {"likely": ("likely", "很可能"), "established": ("established", "已确证")}[word]
-        en = f"For {en_need}: {first.name} ({en_first}), before {second.name} ({en_second}); {sure_en}{bound_en}."
-        zh = f"就{zh_need}而言：选 {first.name}（{zh_first}），其次是 {second.name}（{zh_second}）；{sure_zh}{bound_zh}。"
-    return Advice(need=need, recipe=first.name, verdict=word, en=en, zh=zh, evidence=evidence)
+    if found.word == "mixed":
+        en = f"{ours_en} before {theirs_en}, but not in every space; mixed."
+        return en, f"{ours_zh}优于 {theirs_zh}，但并非在每个特征空间中都如此；结论不一。"
+    sure_en, sure_zh = {"likely": ("likely", "很可能"), "established": ("established", "已确证")}[found.word]
+    return (
+        f"{ours_en}, before {theirs_en}; {sure_en}{bound_en}.",
+        f"选 {ours_zh}，优于 {theirs_zh}；{sure_zh}{bound_zh}。",
+    )
 
 
 def _kinds(*recipes: RecipeResult) -> tuple[str, str]:
@@ -127,10 +143,15 @@ def _kinds(*recipes: RecipeResult) -> tuple[str, str]:
     return (f" ({en})", f"（{zh}）") if notes else ("", "")
 
 
+def counted(recipe: RecipeResult) -> tuple[int, int]:
+    """Trainings that had trouble, and all that ended."""
+    seeds = [seed for seed in recipe.seeds if seed.status != "skipped"]
+    return sum(map(troubled, seeds)), len(seeds)
+
+
 def _trouble(recipe: RecipeResult) -> tuple[float, float]:
-    s = recipe.stability
-    bad = s.get("failed", 0) + s.get("diverged", 0) + s.get("collapsed", 0)
-    return bad / max(1, s.get("seeds", 1)), float(s.get("kid_spread") or 0.0)
+    bad, runs = counted(recipe)
+    return bad / max(1, runs), float(recipe.stability.get("kid_spread") or 0.0)
 
 
 def _unsteady(recipe: RecipeResult) -> tuple[float, float, float]:
@@ -140,7 +161,7 @@ def _unsteady(recipe: RecipeResult) -> tuple[float, float, float]:
 
 
 def _ended(result: Compare) -> list[RecipeResult]:
-    """Recipes that trainings have ended of, well or not."""
+    """Recipes of which trainings have ended, well or not."""
     return [recipe for recipe in result.recipes if recipe.status != "skipped"]
 
 
@@ -148,7 +169,7 @@ def _stability(ended: Sequence[RecipeResult]) -> Advice:
     """Who trains steadily: the verdict says how sure it is of the recipes that the sentence calls less steady."""
     order = sorted(ended, key=_unsteady)
     first = order[0]
-    runs = sum(int(r.stability.get("seeds", 0)) for r in ended)
+    runs = sum(counted(r)[1] for r in ended)
     scored = {r.name: r.steadiness.value for r in order if r.steadiness is not None and r.steadiness.value is not None}
     evidence: list[dict[str, Any]] = [{"recipe": r.name, "score": scored.get(r.name), **r.stability} for r in order]
     words = behind(first.name, order)
@@ -171,8 +192,8 @@ def _stability(ended: Sequence[RecipeResult]) -> Advice:
             en += f" These seeds do not tell {', '.join(alike)} from it."
             zh += f"现有的种子不足以区分它与 {'、'.join(alike)}。"
     elif not any(_trouble(r)[0] > 0 for r in order):
-        en = "For stability: no training failed, diverged or collapsed; "
-        zh = "就训练稳定性而言：没有一次训练失败、发散或模式坍塌；"
+        en = "For stability: no training failed, diverged, was given up or collapsed; "
+        zh = "就训练稳定性而言：没有一次训练失败、发散、提前放弃或坍塌；"
         en += f"{runs} are too few to tell the families apart." if runs > 1 else "one does not tell families apart."
         zh += f"总共 {runs} 次，不足以区分各家族。"
         if len(scored) > 1:
@@ -193,11 +214,10 @@ def _worst(order: Sequence[RecipeResult]) -> tuple[str, str]:
     if not troubled:
         return "", ""
     worst = max(troubled, key=_trouble)
-    s = worst.stability
-    bad = s["failed"] + s["diverged"] + s["collapsed"]
+    bad, runs = counted(worst)
     calm = next((r for r in order if _trouble(r)[0] == 0), None)
-    en = f" {worst.name} had trouble in {bad} of {s['seeds']} trainings"
-    zh = f"{worst.name} 在 {s['seeds']} 次训练中有 {bad} 次出现问题，"
+    en = f" {worst.name} had trouble in {bad} of {runs} trainings"
+    zh = f"{worst.name} 在 {runs} 次训练中有 {bad} 次出现问题，"
     en += f"; {calm.name} in none." if calm is not None else ", and no recipe had none."
     zh += f"{calm.name} 没有。" if calm is not None else "没有哪个方案完全无恙。"
     return en, zh

@@ -213,10 +213,11 @@ def _sentence(key: str, articles: Sequence[str], check: Check, results: Sequence
         together = check.together(results) if len(held) > 1 else None
         held += [_held("*", together)] if together is not None else []
         held = held or [_held("", UNTESTED)]
+    each, pooled = [h.verdict for h in held if h.data != "*"], [h.verdict for h in held if h.data == "*"]
     text, rule = spoken(f"claim.{key}"), check.rule
     return Sentence(
         key=key, articles=list(articles), en=text["en"], zh=text["zh"], kind=check.kind, rule_en=rule["en"],
-        rule_zh=rule["zh"], verdict=overall([each.verdict for each in held]), held=held,
+        rule_zh=rule["zh"], verdict=overall(each, *pooled), held=held,
     )  # fmt: skip
 
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quintet.compare.advice import LITERATURE, NAMES, advise_by_need, measure, show
+from quintet.compare.advice import LITERATURE, NAMES, advise_by_need, counted, measure, show
 from quintet.core.budget import Budget
 from quintet.core.errors import UsageError
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.results import Advice, Compare, Note, RecipeResult
-from quintet.core.verdicts import PAIRS_FOR_A_TEST, middle, pairs_needed, ranked
+from quintet.core.verdicts import PAIRS_FOR_A_TEST, leader, middle, pairs_needed, ranked
 
 ABILITIES: Mapping[str, tuple[str, ...]] = {
     "likelihood": ("log_prob",),
@@ -115,29 +115,34 @@ def advise_within(result: Compare | None, needs: Sequence[str], limits: Limits, 
     """
     if result is None or not any(recipe.status == "done" for recipe in result.recipes):
         return [_by_literature(need, limits) for need in needs]
-    kept, left_out = sift(result, limits)
-    if not kept:
-        return [_nobody(need, left_out, _measure_others(limits, where)) for need in needs]
+    return [_within(result, need, limits, where) for need in needs]
+
+
+def _within(result: Compare, need: str, limits: Limits, where: str) -> Advice:
+    kept, left_out = sift(result, limits, need)
+    if not any(recipe.status == "done" for recipe in kept):
+        return _nobody(need, left_out, _measure_others(limits, where))
     among = result.model_copy(update={"recipes": kept})
-    found = advise_by_need(among, needs)
-    return [
-        advice.model_copy(
-            update={
-                "reasons": _reasons(among, advice, limits),
-                "doubts": _doubts(among, advice, limits),
-                "left_out": left_out,
-                "further": _further(among, advice, limits, where),
-            }
-        )
-        for advice in found
-    ]
+    (advice,) = advise_by_need(among, [need])
+    return advice.model_copy(
+        update={
+            "reasons": _reasons(among, advice, limits),
+            "doubts": _doubts(among, advice, limits),
+            "left_out": left_out,
+            "further": _further(among, advice, limits, where),
+        }
+    )
 
 
-def sift(result: Compare, limits: Limits) -> tuple[list[RecipeResult], list[Note]]:
-    """The recipes that keep to the limits, and for each of the others why it does not."""
+def sift(result: Compare, limits: Limits, need: str = "quality") -> tuple[list[RecipeResult], list[Note]]:
+    """The recipes that keep to the limits, and for each of the others why it does not.
+
+    Of recipes whose trainings all went wrong stability speaks too, and nothing else does.
+    """
     kept, left_out = [], []
     for recipe in result.recipes:
-        against = _against(recipe, limits) if recipe.status == "done" else [note("advise.unfinished")]
+        judged = recipe.status == "done" or (need == "stability" and recipe.status != "skipped")
+        against = _against(recipe, limits) if judged else [note("advise.unfinished")]
         if against:
             left_out.append(_joined(recipe.name, against))
         else:
@@ -167,6 +172,8 @@ def _against(recipe: RecipeResult, limits: Limits) -> list[Note]:
 
 
 def _able(recipe: RecipeResult, name: str) -> bool:
+    if recipe.status != "done":  # there is no model to ask
+        return name in KNOWN.get(recipe.family, ())
     has = any(capability in recipe.capabilities for capability in ABILITIES[name])
     return has and (name != "exact-likelihood" or recipe.likelihood == "exact")
 
@@ -220,10 +227,9 @@ def _doubts(result: Compare, advice: Advice, limits: Limits) -> list[Note]:
     found = []
     if len(done) < PAIRS_FOR_A_TEST:
         found.append(note("advise.one_seed" if len(done) == 1 else "advise.few_seeds", n=len(done)))
-    ended = [seed for seed in recipe.seeds if seed.status != "skipped"]
-    bad = sum(seed.status != "done" or seed.stability.collapsed for seed in ended)
+    bad, runs = counted(recipe)
     if bad:
-        found.append(note("advise.trouble", bad=bad, runs=len(ended)))
+        found.append(note("advise.trouble", bad=bad, runs=runs))
     copied = sum(seed.metrics["copies"].protocol.startswith("alarm") for seed in done if "copies" in seed.metrics)
     if copied:
         found.append(note("advise.copies", n=copied, runs=len(done)))
@@ -253,7 +259,10 @@ def _further(result: Compare, advice: Advice, limits: Limits, where: str) -> lis
     found = []
     if advice.verdict in ("too close to call", "mixed", "likely") and len(result.recipes) > 1:
         metric = measure(result, advice.need) if advice.need != "stability" else "kid"
+        ahead = leader(result, metric)
         order = ranked(result.recipes, metric)[:2] or list(result.recipes[:2])
+        if ahead is not None and ahead.rival is not None:
+            order = [ahead.recipe, ahead.rival]
         have = min(sum(seed.status == "done" for seed in r.seeds) for r in order)
         wanted = pairs_needed(len(result.recipes) - 1)
         data = _data(result)

@@ -4,8 +4,8 @@ What it is: one small class a kind of test. A test says "confirmed" or "contradi
 and "not decided" otherwise; None where what it speaks of is not in the comparison. What it is not: the sentences
 (`claims`), or what is decided by mathematics (`derivations`).
 
-Pairs are named here, before anything is measured, so that each test stands at 5 % by itself; among twenty sentences
-without a difference behind them one will be decided by chance.
+Pairs are named here, before anything is measured, so that each test stands at 5 % by itself; where a family is held
+against all others, the rivals are tested together. How often chance decides: `benchmarks/articles_verdicts.py`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,26 @@ from typing import Any, ClassVar, Literal
 
 from scipy.stats import fisher_exact
 
+from quintet.compare.steadiness import troubled
 from quintet.core.articles import Kind, Word
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.results import Compare, RecipeResult, SeedResult
 from quintet.core.statistics import exact_interval
-from quintet.core.verdicts import LEVEL, Verdict, Way, middle, ranked, scores, settled
+from quintet.core.verdicts import (
+    LEVEL,
+    PAIRS_FOR_A_GUESS,
+    SURE,
+    Verdict,
+    Way,
+    middle,
+    ranked,
+    scores,
+    settled,
+    surpassed,
+    used,
+)
 
 Text = Mapping[str, str]
-SURE = ("established", "likely")
 TROUBLE_LIMIT = 0.1
 """A way of training is called unstable where surely more than this share of its runs go wrong."""
 SOFT = 0.8
@@ -160,7 +172,7 @@ class First(Check):
         word: Word = "not decided"
         if all(settled(result, ours, rival, self.metric).word in SURE for rival in rivals):
             word = "confirmed"
-        elif any(settled(result, rival, ours, self.metric).word in SURE for rival in rivals):
+        elif surpassed(result, ours, rivals, self.metric):
             word = "contradicted"
         order = ranked([ours, *rivals], self.metric)
         return finding(
@@ -174,7 +186,7 @@ class First(Check):
 
 @dataclass(frozen=True)
 class Trouble(Check):
-    """How many trainings failed, diverged or collapsed: surely more, or surely fewer, than one in ten."""
+    """How many trainings had trouble: surely more, or surely fewer, than one in ten."""
 
     who: Who
     expected: bool
@@ -196,12 +208,13 @@ class Trouble(Check):
 
     @property
     def rule(self) -> Text:
-        return spoken(f"rule.trouble_{'often' if self.expected else 'seldom'}", a=self.who.names)
+        key = f"rule.trouble_{'often' if self.expected else 'seldom'}"
+        return spoken(key, a=self.who.names, runs=runs_without_trouble())
 
 
 @dataclass(frozen=True)
 class MoreTrouble(Check):
-    """Trainings of one speaker fail, diverge or collapse more often than another's."""
+    """Trainings of one speaker have trouble more often than another's."""
 
     more: Who
     less: Who
@@ -233,7 +246,7 @@ class MoreTrouble(Check):
 
 @dataclass(frozen=True)
 class Sharpness(Check):
-    """The power of samples in high frequencies, relative to real images: blurry or sharp, by every seed."""
+    """The power of samples in high frequencies, relative to real images: blurry or sharp, by every one of two seeds."""
 
     who: Who
     blurry: bool
@@ -244,9 +257,11 @@ class Sharpness(Check):
         known = [(e.value, e.low, e.high) for e in found if None not in (e.value, e.low, e.high)]
         if recipe is None or not known:
             return None
+        if not used(result, "sharpness"):
+            return finding("not decided", "sharpness_unused", a=recipe.name)
         soft, crisp = all(high < SOFT for _, _, high in known), all(low > SOFT for _, low, _ in known)  # type: ignore[operator]
         word: Word = "not decided"
-        if soft or crisp:
+        if (soft or crisp) and len(known) >= PAIRS_FOR_A_GUESS:
             word = "confirmed" if soft == self.blurry else "contradicted"
         return finding(word, "sharpness", a=recipe.name, values=", ".join(f"{value:.2f}" for value, _, _ in known))
 
@@ -266,14 +281,17 @@ class Density(Check):
         recipe = self.who.find(result)
         if recipe is None:
             return None
-        value = middle(recipe, "bits_per_dim")
-        if value is None:
+        if recipe.likelihood == "undefined":
             return finding("contradicted" if self.expected == "exact" else "confirmed", "no_density", a=recipe.name)
         kind = spoken(f"evidence.kind_{recipe.likelihood}")
+        value = middle(recipe, "bits_per_dim")
+        if value is None:
+            return finding("not decided", "density_lost", a=recipe.name, kind=kind)
+        told = [e.protocol for s in _done(recipe) if (e := s.metrics.get("bits_per_dim")) is not None]
         word: Word = "contradicted"
         if self.expected == "exact" and recipe.likelihood == "exact":
             word = "confirmed"
-        elif self.expected == "exact" and any(DEQUANTISED in s.metrics["bits_per_dim"].protocol for s in _done(recipe)):
+        elif self.expected == "exact" and any(DEQUANTISED in protocol for protocol in told):
             word, kind = "not decided", spoken("evidence.kind_dequantised")
         return finding(word, "density", a=recipe.name, value=f"{value:.3f}", kind=kind)
 
@@ -435,10 +453,15 @@ def _done(recipe: RecipeResult) -> list[SeedResult]:
     return [seed for seed in recipe.seeds if seed.status == "done"]
 
 
+def runs_without_trouble() -> int:
+    """How many runs, all without trouble, show that surely fewer than TROUBLE_LIMIT have any."""
+    return next(n for n in range(1, 1000) if exact_interval(0, n, 0.9)[1] < TROUBLE_LIMIT)
+
+
 def _counted(who: Who, results: Sequence[Compare]) -> tuple[int, int]:
-    """Trainings that failed, diverged or collapsed, and all that ended."""
+    """Trainings that had trouble, and all that ended."""
     ended = [seed for seed in _trained(who, results) if seed.status != "skipped"]
-    return sum(seed.status != "done" or seed.stability.collapsed for seed in ended), len(ended)
+    return sum(map(troubled, ended)), len(ended)
 
 
 def _trained(who: Who, results: Sequence[Compare]) -> Iterator[SeedResult]:

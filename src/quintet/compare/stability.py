@@ -147,7 +147,7 @@ def _rate(trials: Sequence[RateTrial], spread: float, reason: str) -> StabilityP
     if any(d is None for d in distances.values()):  # a training that did not end well at another rate
         return StabilityPart(value=0.0, n=len(trials), reason="lost")
     worst = max(d / base for d in distances.values() if d is not None)
-    return StabilityPart(value=min(1.0, 1 / worst), measured=worst, n=len(trials))
+    return StabilityPart(value=1 / max(1.0, worst), measured=worst, n=len(trials))
 
 
 def _excess(trial: RateTrial, spread: float) -> float | None:

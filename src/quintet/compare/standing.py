@@ -5,6 +5,7 @@ No single winner: a recipe leaves a front only where another one is surely bette
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ from quintet.core.rng import Rng
 from quintet.core.statistics import kendall_tau, pareto_front, resampled_ranks
 from quintet.core.verdicts import (
     PAIRS_FOR_A_GUESS,
+    SURE,
     Z95,
     floor_sd,
     middle,
@@ -27,7 +29,6 @@ from quintet.core.verdicts import (
 )
 
 COMPARED = ("kid", "coverage", "bits_per_dim", "seconds_per_1000", "peak_bytes")
-SURE = ("established", "likely")
 
 
 def standing(result: Compare) -> dict[str, Any]:
@@ -45,10 +46,11 @@ def rank_shares(result: Compare, metric: str) -> list[RankShare]:
     order = ranked(_done(result), names[0])
     if len(order) < 2:
         return []
-    found = [scores(recipe, names[0]) for recipe in order]
+    found = [{s.seed: s for s in scores(recipe, names[0])} for recipe in order]
+    seeds = sorted({seed for row in found for seed in row})
     drawn = resampled_ranks(
-        [[s.value for s in row] for row in found],
-        [[(s.high - s.low) / (2 * Z95) for s in row] for row in found],
+        [[row[seed].value if seed in row else math.nan for seed in seeds] for row in found],
+        [[(row[seed].high - row[seed].low) / (2 * Z95) if seed in row else 0.0 for seed in seeds] for row in found],
         Rng(0, "ranks", metric).numpy(),
     )
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0, method="inverted_cdf")

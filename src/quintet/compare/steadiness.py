@@ -3,9 +3,9 @@
 A seed's own score is the geometric mean of those parts of the stability score that one training has: whether it
 finished, whether its model is free of alarms, how smooth and how unbroken it was. Two recipes are told apart by
 
-* "established": mean scores at least MARGIN apart, and exact tests at 5 %, Holm-corrected over all pairs of recipes.
-  They are Fisher's of how many trainings had trouble, and with six paired seeds or more also sign flips of the scores;
-  of two tests the smaller p is doubled (Bonferroni);
+* "established": six paired seeds or more, mean scores at least MARGIN apart, and exact tests at 5 %, Holm-corrected
+  over all pairs of recipes. They are Fisher's of how many trainings had trouble and sign flips of the scores, each of
+  which counts only where it points the way of the mean scores; of the two the smaller p is doubled (Bonferroni);
 * "likely": mean scores at least MARGIN apart, three pairs or more, and every seed of the one above every seed of the
   other; with fewer than five pairs, which chance alone separates too often, by at least MARGIN.
 
@@ -15,7 +15,7 @@ Sources: Fisher 1935 (both tests), Holm 1979. How often these words are wrong: `
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from statistics import fmean
 
@@ -79,11 +79,22 @@ def _apart(pairs: int, ours: Sequence[float], theirs: Sequence[float]) -> bool:
 
 
 def _p(a: dict[int, SeedResult], b: dict[int, SeedResult]) -> float | None:
-    """Of "both train alike"; None where no outcome of so few seeds could be significant."""
-    both, found = sorted(a.keys() & b.keys()), []
-    if float(fisher_exact([[len(a), 0], [0, len(b)]]).pvalue) < LEVEL:
-        counts = [[sum(map(troubled, x.values())), sum(not troubled(s) for s in x.values())] for x in (a, b)]
-        found.append(float(fisher_exact(counts).pvalue))
-    if len(both) >= PAIRS_FOR_A_TEST:
-        found.append(sign_flip([own_score(a[seed]) - own_score(b[seed]) for seed in both]))
-    return min(1.0, len(found) * min(found)) if found else None
+    """Of "both train alike"; None with too few pairs. A test that points the other way than the means counts as 1."""
+    both = sorted(a.keys() & b.keys())
+    if len(both) < PAIRS_FOR_A_TEST:
+        return None
+    ahead = fmean(map(own_score, a.values())) - fmean(map(own_score, b.values()))
+    (bad, calm), (bad_b, calm_b) = counts = [_counts(x.values()) for x in (a, b)]
+    fewer = bad_b / (bad_b + calm_b) - bad / (bad + calm)
+    differences = [own_score(a[seed]) - own_score(b[seed]) for seed in both]
+    found = [
+        float(fisher_exact(counts).pvalue) if fewer * ahead > 0 else 1.0,
+        sign_flip(differences) if fmean(differences) * ahead > 0 else 1.0,
+    ]
+    return min(1.0, 2 * min(found))
+
+
+def _counts(seeds: Iterable[SeedResult]) -> tuple[int, int]:
+    """Trainings with trouble and without."""
+    found = list(map(troubled, seeds))
+    return sum(found), len(found) - sum(found)

@@ -73,9 +73,23 @@ class Articles(Part):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-def overall(found: Sequence[Word]) -> Word:
-    """One word of several data sets: what the decided ones say, "not decided" where they disagree or none is."""
-    decided = {word for word in found if word in ("confirmed", "contradicted")}
-    if len(decided) == 1:
-        return decided.pop()
-    return "not decided" if decided or "not decided" in found else "not tested here"
+def overall(found: Sequence[Word], together: Word | None = None) -> Word:
+    """One word of several data sets: what more than half of those tested say, where none says the opposite.
+
+    One data set of several that decides by chance alone is thus not enough.
+
+    Args:
+        found: a word a data set.
+        together: of one test on all data sets together, which then speaks alone.
+    """
+    tested = [word for word in found if word != "not tested here"]
+    confirmed, contradicted = tested.count("confirmed"), tested.count("contradicted")
+    if not tested:
+        return "not tested here"
+    if confirmed and contradicted:
+        return "not decided"
+    if together is not None:
+        return together
+    if 2 * max(confirmed, contradicted) > len(tested):
+        return "confirmed" if confirmed else "contradicted"
+    return "not decided"

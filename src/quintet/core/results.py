@@ -18,6 +18,9 @@ METRICS = (
 )  # fmt: skip
 """Metric names. Extras with a suffix ("kid_pca", "kid_pixels", "modes_kl", "in_3_sigma") may stand beside them."""
 
+SHARED_BITS = "bits_per_dim_shared"
+"""Bits per dimension on the test examples that all models had time for: what verdicts on `bits_per_dim` go by."""
+
 SPACES = ("kid", "kid_self", "kid_random", "kid_pca", "kid_pixels")
 """KID in every space that tells how near samples are to real data, the most important first; some data lack some."""
 
@@ -29,6 +32,7 @@ BETTER: dict[str, float | Literal["low", "high"]] = {
     "kid_self": "low", "kid_random": "low", "fd_self": "low", "fd_random": "low", "fid": "low", "fd_dinov2": "low",
     "kid_reconstruction": "low", "fd_reconstruction": "low", "sharpness_reconstruction": 1.0,
     "vendi": 1.0, "c_t": 0.0, "authenticity": "high",
+    SHARED_BITS: "low",
     "bits_per_dim_first": "low", "bits_per_dim_elbo": "low", "bits_per_dim_iw": "low", "bits_per_dim_ais": "low",
     "bits_per_dim_vlb": "low", "bits_per_dim_ode": "low", "coded_bits_per_dim": "low", "file_bits_per_dim": "low",
 }  # fmt: skip
@@ -56,9 +60,10 @@ LIKELIHOOD_SIGNS = {"exact": "", "bound": "≤", "estimate": "≈"}
 """Kind of a likelihood, with which a protocol opens -> what stands before its number of bits."""
 
 
-def likelihood_kind(protocol: str) -> str:
-    """Of an estimate's protocol: "exact", "bound" or "estimate"."""
-    return next((kind for kind in LIKELIHOOD_SIGNS if protocol.startswith(kind)), "exact")
+def likelihood_kind(protocol: str) -> Literal["exact", "bound", "estimate"]:
+    """Of an estimate's protocol."""
+    kinds: tuple[Literal["bound", "estimate"], ...] = ("bound", "estimate")
+    return next((kind for kind in kinds if protocol.startswith(kind)), "exact")
 
 
 class LedgerEntry(Strict):

@@ -38,15 +38,21 @@ def exact_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 def resampled_medians(values: Array, deviations: Array, uniform: Array, normal: Array) -> Array:
     """Medians over seeds of a bootstrap of two levels.
 
+    A seed that is missing counts for nothing where it is drawn; where none of those drawn is there, one that is does.
+
     Args:
-        values, deviations: (S,), each seed's value and the standard deviation of its own sampling error.
-        uniform: (draws, >= S) in [0, 1); recipes that share it draw the same seeds together, as they are paired.
-        normal: (draws, >= S).
+        values, deviations: (S,), each seed's value (NaN if missing), and the standard deviation of its sampling error.
+        uniform: (draws, S) in [0, 1); recipes that share it draw the same seeds together, as they are paired.
+        normal: (draws, S).
     Returns: (draws,).
     """
-    seeds = len(values)
-    picked = (uniform[:, :seeds] * seeds).astype(np.int64)  # (draws, S)
-    return np.asarray(np.median(values[picked] + deviations[picked] * normal[:, :seeds], axis=1))
+    place = uniform * len(values)
+    picked = place.astype(np.int64)  # (draws, S)
+    have = np.flatnonzero(~np.isnan(values))
+    none = ~np.isin(picked, have).any(axis=1)
+    picked[none, 0] = have[(place[none, 0] % 1 * len(have)).astype(np.int64)]
+    drawn = values[picked] + deviations[picked] * normal
+    return np.asarray(np.nanmedian(drawn, axis=1))
 
 
 def median_interval(
@@ -65,10 +71,10 @@ def resampled_ranks(
     """Ranks of medians, 1 the smallest, in a bootstrap of seeds and samples.
 
     Args:
-        losses, deviations: a row for each of K recipes, with a value a seed.
+        losses, deviations: (K, S), a row a recipe and a column a seed number; NaN where a recipe lacks the seed.
     Returns: (draws, K).
     """
-    uniform = rng.random((DRAWS, max(map(len, losses))))
+    uniform = rng.random((DRAWS, len(losses[0])))
     drawn = [
         resampled_medians(np.array(row), np.array(error), uniform, rng.standard_normal(uniform.shape))
         for row, error in zip(losses, deviations, strict=True)

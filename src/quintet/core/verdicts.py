@@ -7,9 +7,10 @@ to call". A distance is taken in several spaces: a difference that is sure in on
 main one and no other reverses the order, else it is "mixed". A metric that failed its ladder takes no part.
 
 `compare` is one comparison in one space, `settled` one in all spaces; both are for a pair that was named before
-anything was measured. `leader` and `standings` look at all recipes and correct for it.
+anything was measured. `leader` and `standings` look at all recipes and correct for it; `surpassed` is for one recipe
+named before and the best of its rivals.
 
-Sources: Fisher 1935 (randomisation test), Holm 1979.
+Sources: Fisher 1935 (randomisation test), Holm 1979, Westfall and Young 1993 (the largest of several statistics).
 """
 
 from __future__ import annotations
@@ -19,17 +20,27 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
 from statistics import median
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quintet.core.results import BETTER, SPACES, Compare, Estimate, PairVerdict, RecipeResult, SeedResult
+from quintet.core.results import (
+    BETTER,
+    SHARED_BITS,
+    SPACES,
+    Compare,
+    Estimate,
+    PairVerdict,
+    RecipeResult,
+    SeedResult,
+)
 from quintet.core.rng import Rng
 
 Word = Literal["established", "likely", "mixed", "too close to call"]
 Sure = Literal["established", "likely", "too close to call"]
 Way = float | Literal["low", "high"]
+SURE = ("established", "likely")
 PAIRS_FOR_A_TEST = 6
 PAIRS_FOR_A_GUESS = 2  # one seed says nothing of how much seeds differ
 MOST_ENUMERATED = 14
@@ -123,7 +134,7 @@ def contest(
     if not ours or not theirs:
         return Contest(0.0, 0.0, 0, None, False)
     gap = median(s.value for s in theirs) - median(s.value for s in ours)
-    differences = [y.value - x.value for x in ours for y in theirs if x.seed == y.seed]
+    differences = list(_differences(a, b, metric, better).values())
     p = sign_flip(differences) if len(differences) >= PAIRS_FOR_A_TEST else None
     first, second = (ours, theirs) if gap > 0 else (theirs, ours)
     apart = (
@@ -166,27 +177,69 @@ def settled(result: Compare, a: RecipeResult, b: RecipeResult, metric: str, bett
     return Verdict(_agreed(found, [c.p for c in found]), main.gap, main.pairs, main.p)
 
 
+class Leader(NamedTuple):
+    """The recipe that ranks first.
+
+    Attributes:
+        word: how sure it is that it beats all its rivals.
+        rival: the one that is least surely beaten, of several the best; None without others.
+        alone: recipes that nothing can be said of, since they and the first have too few seeds in common.
+    """
+
+    recipe: RecipeResult
+    word: Word
+    rival: RecipeResult | None = None
+    alone: tuple[RecipeResult, ...] = ()
+
+
 def leader(
     result: Compare, metric: str, among: Sequence[RecipeResult] | None = None, better: Way | None = None
-) -> tuple[RecipeResult, Word] | None:
+) -> Leader | None:
     """The recipe that ranks first and how sure it is that it beats all others in all spaces.
+
+    A recipe of one scored seed neither leads nor takes part where others have more.
 
     Args:
         among: recipes to choose from, by default all that finished.
     Returns: None where no recipe has the metric, or where it is not used.
     """
     have = [r for r in (result.recipes if among is None else among) if r.status == "done" and scores(r, metric, better)]
-    names = spaces(result, metric, have, better) if have else []
+    several = [r for r in have if len(scores(r, metric, better)) >= PAIRS_FOR_A_GUESS] or have
+    names = spaces(result, metric, several, better) if several else []
     if not names:
         return None
-    first, *others = ranked(have, names[0], better)
-    if not others:
-        return first, "too close to call"
-    table = [[contest(first, other, name, result.floor.get(name), better) for name in names] for other in others]
+    first, *others = ranked(several, names[0], better)
+    rivals = [r for r in others if _shared(first, r, names[0], better) >= PAIRS_FOR_A_GUESS] or others
+    named = {r.name for r in (first, *rivals)}
+    alone = tuple(r for r in have if r.name not in named)
+    if not rivals:
+        return Leader(first, "too close to call", alone=alone)
+    table = [[contest(first, rival, name, result.floor.get(name), better) for name in names] for rival in rivals]
     corrected = [_holm([row[k].p for row in table]) for k in range(len(names))]
-    words = {_agreed(row, [p[i] for p in corrected]) for i, row in enumerate(table)}
+    words = [_agreed(row, [p[i] for p in corrected]) for i, row in enumerate(table)]
     order: tuple[Word, ...] = ("too close to call", "mixed", "likely", "established")
-    return first, next(word for word in order if word in words)
+    least = min(words, key=order.index)
+    return Leader(first, least, rivals[words.index(least)], alone)
+
+
+def surpassed(
+    result: Compare, recipe: RecipeResult, rivals: Sequence[RecipeResult], metric: str, better: Way | None = None
+) -> bool:
+    """Whether some rival is surely better than a recipe that was named before anything was measured.
+
+    It must be so by `settled`, and with six pairs or more also by sign flips of all rivals together, at 5 %: else the
+    more rivals, the more often one would seem better by chance.
+    """
+    found = {}
+    for rival in rivals:
+        names = spaces(result, metric, (recipe, rival), better)
+        found[rival.name] = _differences(rival, recipe, names[0], better) if names else {}
+    tested = {name: column for name, column in found.items() if len(column) >= PAIRS_FOR_A_TEST}
+    joint = dict(zip(tested, joint_sign_flip(list(tested.values())), strict=True))
+    return any(
+        settled(result, rival, recipe, metric, better).word in SURE and joint.get(rival.name, 0.0) < LEVEL
+        for rival in rivals
+    )
 
 
 def standings(result: Compare, metric: str, better: Way | None = None) -> list[PairVerdict]:
@@ -209,6 +262,16 @@ def standings(result: Compare, metric: str, better: Way | None = None) -> list[P
             )
         )  # fmt: skip
     return found
+
+
+def _differences(a: RecipeResult, b: RecipeResult, metric: str, better: Way | None) -> dict[int, float]:
+    """How much less A's loss is, on every seed that both have."""
+    theirs = {s.seed: s.value for s in scores(b, metric, better)}
+    return {s.seed: theirs[s.seed] - s.value for s in scores(a, metric, better) if s.seed in theirs}
+
+
+def _shared(a: RecipeResult, b: RecipeResult, metric: str, better: Way | None) -> int:
+    return len(_differences(a, b, metric, better))
 
 
 def pairs_needed(comparisons: int) -> int:
@@ -237,19 +300,40 @@ def _holm(p: Sequence[float | None]) -> list[float | None]:
 def sign_flip(differences: Sequence[float]) -> float:
     """Two-sided p of "the differences are symmetric about zero": exact up to 14 pairs, then by 2^14 random flips."""
     d = np.asarray(differences, dtype=np.float64)
-    if len(d) <= MOST_ENUMERATED:
-        signs, exact = _signs(len(d)), True
-    else:
-        signs = Rng(0, "sign-flip").numpy().choice((-1.0, 1.0), size=(2**MOST_ENUMERATED, len(d)))
-        exact = False
-    reached = np.abs(signs @ d) >= abs(d.sum()) * (1 - 1e-12)
-    return float(reached.mean()) if exact else float((reached.sum() + 1) / (len(signs) + 1))
+    return _share(np.abs(_signs(len(d)) @ d) >= abs(d.sum()) * (1 - 1e-12), len(d))
+
+
+def joint_sign_flip(columns: Sequence[Mapping[int, float]]) -> list[float]:
+    """One-sided p of every column's sum being above zero, where all columns are looked at (Westfall and Young 1993).
+
+    The signs of a seed are flipped in all columns at once. A column's sum is divided by the root of its sum of squares,
+    which no flip changes; p is the share of flips in which the largest of all columns reaches it. Of differences that
+    are symmetric about zero together some p is below 5 % in at most 5 % of cases.
+
+    Args:
+        columns: differences by seed.
+    """
+    seeds = sorted({seed for column in columns for seed in column})
+    d = np.array([[column.get(seed, 0.0) for column in columns] for seed in seeds]).reshape(len(seeds), len(columns))
+    norms = np.sqrt((d**2).sum(0))
+    d = d / np.where(norms > 0, norms, 1.0)
+    if not columns:
+        return []
+    largest = (_signs(len(seeds)) @ d).max(axis=1)
+    return [_share(largest >= total - 1e-12, len(seeds)) for total in d.sum(0)]
 
 
 @cache
 def _signs(n: int) -> NDArray[np.float64]:
-    """All (2^n, n) ways to give n numbers a sign."""
-    return np.array(list(product((-1.0, 1.0), repeat=n)))
+    """Ways to give n numbers a sign: all (2^n, n) up to 14 numbers, then 2^14 random ones."""
+    if n <= MOST_ENUMERATED:
+        return np.array(list(product((-1.0, 1.0), repeat=n)))
+    return Rng(0, "sign-flip").numpy().choice((-1.0, 1.0), size=(2**MOST_ENUMERATED, n))
+
+
+def _share(reached: NDArray[np.bool_], n: int) -> float:
+    """Share of the ways of `_signs` that reach what was seen, which counts as one more where they are random."""
+    return float(reached.mean()) if n <= MOST_ENUMERATED else float((reached.sum() + 1) / (len(reached) + 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -279,6 +363,8 @@ def _estimate(seed: SeedResult, metric: str) -> Estimate | None:
     if metric in costs:
         value = costs[metric]
         return None if value is None else Estimate(value=float(value), low=float(value), high=float(value))
+    if metric == "bits_per_dim" and SHARED_BITS in seed.metrics:
+        return seed.metrics[SHARED_BITS]
     return seed.metrics.get(metric)
 
 
