@@ -146,8 +146,8 @@ def test_small_data_are_null_not_errors(parts):
 def test_nearest_training_items_and_choices(reference, parts):
     train, validation, _, _ = parts
     assert np.array_equal(train.x[reference.nearest_train(train.x[40:50])[:, 0]], train.x[40:50])
-    good = reference.validation_kid(train.x[:200], validation.x)
-    bad = reference.validation_kid(np.full_like(train.x[:200], 8), validation.x)
+    good = reference.pca.distance(train.x[:200], reference.pca.features(validation.x))
+    bad = reference.pca.distance(np.full_like(train.x[:200], 8), reference.pca.features(validation.x))
     assert good.high < bad.low
     assert reference.find_copies(train.x[:100]).alarm
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, mannwhitneyu, norm
+from scipy.stats import binomtest, f, kstest, mannwhitneyu, norm
 from sklearn.datasets import load_digits
 
 from quintet.core.rng import Rng
@@ -19,7 +19,7 @@ from quintet.metrics.memory import (
     mann_whitney,
     repeats,
 )
-from quintet.metrics.neighbours import find_copies, nearest
+from quintet.metrics.neighbours import AROUND, approach, find_copies, nearest
 
 RNG = Rng(0, "test")
 
@@ -149,6 +149,59 @@ def test_too_few_says_why() -> None:
         assert found.protocol.startswith("not available")
 
 
+# -- how near items come to training items
+
+
+@pytest.mark.parametrize("dims", [1, 3, 40])
+def test_chance_is_uniform_where_items_are_spread_evenly(dims: int) -> None:
+    """Points in balls of any dimension and size: the first spacing over the others' mean has an F distribution."""
+    g = np.random.default_rng()
+    chances = []
+    for _ in range(300):
+        direction = g.standard_normal((60, dims))
+        radius = g.random((60, 1)) ** (1 / dims) * g.lognormal()
+        ball = direction / np.linalg.norm(direction, axis=1, keepdims=True) * radius
+        chances.append(approach(np.zeros((1, dims)), ball).chance[0])
+        d = np.sort(radius[:, 0])[:AROUND]
+        spacing = [(j + 1) * np.log(d[j + 1] / d[j]) for j in range(AROUND - 1)]
+        theirs = f.sf(spacing[0] / np.mean(spacing[1:]), 2, 2 * (AROUND - 2))
+        assert chances[-1] == pytest.approx(theirs, rel=1e-6)
+    assert kstest(chances, "uniform").pvalue > 1e-3
+
+
+def test_approach_agrees_with_brute_force_and_knows_no_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = np.random.default_rng()
+    train, x = g.standard_normal((150, 4)) + 1e3, g.standard_normal((60, 4)) + 1e3  # far off: exact all the same
+    x[:5] = train[40:45]
+    between = np.linalg.norm(x[:, None] - train[None], axis=2)
+    found = approach(x, train)
+    assert (found.item == between.argmin(axis=1)).all()
+    assert found.distance == pytest.approx(between.min(axis=1), rel=1e-12)
+    assert (np.flatnonzero(found.distance == 0) == np.arange(5)).all()
+    assert (np.flatnonzero(found.chance == 0) == np.arange(5)).all()
+    monkeypatch.setattr("quintet.metrics.neighbours.WIDE", 23)
+    monkeypatch.setattr("quintet.metrics.neighbours.BLOCK", 17)
+    for again in (approach(x, train), approach(x, np.concatenate([train, *[train[:60]] * 30]))):
+        assert (again.item == found.item).all()
+        assert again.distance == pytest.approx(found.distance)
+        assert again.chance == pytest.approx(found.chance)
+
+
+def test_chance_of_a_copy_of_ties_and_of_hardly_any_items() -> None:
+    grid = np.stack(np.meshgrid(np.arange(9.0), np.arange(9.0)), -1).reshape(-1, 2)
+    x = np.array([[4.0, 4.0], [4.0, 4.001], [3.5, 4.0]])  # a copy, nearly one, half way between two
+    chance = approach(x, grid).chance
+    assert chance[0] == 0
+    assert 0 < chance[1] < 1e-5  # about 1000^-2
+    assert chance[2] == 1
+    for distinct in (1, 2):  # nothing to tell the spacing by
+        few = np.repeat(grid[:distinct], 30, axis=0)
+        assert (approach(np.array([[0.0, 0.0], [0.1, 0.0]]), few).chance == [0, 1]).all()
+        assert not find_copies(grid, few, grid, rng=RNG).alarm
+    corners = approach(np.array([[0.1, 0.1]]), np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0], [0.0, 5.0]])).chance
+    assert 0 < corners[0] < 1  # the next two are as far as each other
+
+
 # -- the copy alarm's errors: how often honest samples raise it, how often planted copies do
 
 
@@ -173,7 +226,7 @@ def test_false_alarms_on_real_digits_stay_below_five_per_cent() -> None:
     alarms = 0
     for seed in range(250):
         train, held, samples = splits(x, seed, 700, 400, 500)
-        alarms += find_copies(samples, train, held, rng=Rng(seed, "test")).alarm
+        alarms += find_copies(samples, train, held, rng=RNG).alarm
     assert sure_below(alarms, 250, 0.05)
 
 
@@ -188,7 +241,7 @@ def test_false_alarms_on_synthetic_data_stay_below_five_per_cent(kind: str) -> N
             return g.standard_normal((n, 12))
         return g.integers(0, 12, (n, 2)).astype(float)  # repeats on all sides
 
-    alarms = sum(find_copies(draw(200), draw(300), draw(200), rng=Rng(i, "test")).alarm for i in range(250))
+    alarms = sum(find_copies(draw(200), draw(300), draw(200), rng=RNG).alarm for i in range(250))
     assert sure_below(alarms, 250, 0.05)
 
 
@@ -202,5 +255,76 @@ def test_planted_copies_raise_the_alarm(share: float, noise: float) -> None:
         count = int(share * len(samples))
         copied = train[g.permutation(len(train))[:count]]
         samples[:count] = np.clip(copied + noise * g.standard_normal(copied.shape), 0, 16)
-        caught += find_copies(samples, train, held, rng=Rng(seed, "test")).alarm
+        caught += find_copies(samples, train, held, rng=RNG).alarm
     assert caught >= (18 if (share, noise) == (0.05, 0.5) else 20)
+
+
+@pytest.mark.parametrize("model", ["dull", "collapsed", "plane"])
+def test_models_that_copy_nothing_raise_no_alarm_by_lying_near_everything(model: str) -> None:
+    """Samples near the mean, ten such points again and again, and only the flat half of the data."""
+    g = np.random.default_rng(10)
+
+    def draw(n: int) -> np.ndarray:
+        x = g.standard_normal((n, 12))
+        if model == "plane":
+            flat = g.random(n) < 0.5
+            x[flat, 2:] = 0
+            x[flat, 0] += 20
+        return x
+
+    def samples() -> np.ndarray:
+        if model == "plane":
+            x = draw(1300)
+            return x[x[:, 0] > 10][:500]
+        dull = 0.2 * draw(400)
+        return dull if model == "dull" else dull[g.integers(10, size=400)] + 0.002 * draw(400)
+
+    found = [find_copies(samples(), draw(300), draw(200), rng=RNG) for _ in range(250)]
+    assert sure_below(sum(x.alarm for x in found), 250, 0.05)
+    if model != "plane":
+        assert np.mean([x.p_close < 0.01 for x in found]) > 0.5  # nearness alone would raise it
+
+
+@pytest.mark.parametrize("count", [20_000, 50_000])
+def test_copies_with_a_little_noise_are_found_in_large_training_sets(count: int) -> None:
+    g = np.random.default_rng(11)
+    train, held, honest = (g.standard_normal((n, 12)) for n in (count, 600, 600))
+    own = approach(held, train)
+    copied = train[g.permutation(count)[:600]] + 0.001 * g.standard_normal((600, 12))
+    for share in (0.05, 0.2, 1.0):
+        part = round(share * 600)
+        assert find_copies(np.concatenate([copied[:part], honest[part:]]), train, held, own=own, rng=RNG).alarm
+    for harmless in (honest, 0.3 * honest):
+        assert not find_copies(harmless, train, held, own=own, rng=RNG).alarm
+
+
+def test_repeats_in_the_training_set_hide_no_copies() -> None:
+    g = np.random.default_rng(12)
+    for _ in range(10):
+        train, held, honest = (g.standard_normal((n, 6)) for n in (400, 300, 400))
+        repeated = np.concatenate([train] * 3 + [train[:1]] * 200)
+        some = honest.copy()
+        some[:40] = train[:40] + 0.01 * g.standard_normal((40, 6))
+        assert find_copies(some, repeated, held, rng=RNG).alarm
+        assert not find_copies(honest, repeated, held, rng=RNG).alarm
+
+
+def test_tiny_sets() -> None:
+    """27 training items: a model that returns them is found, honest samples raise no alarm."""
+    g = np.random.default_rng(13)
+    alarms = 0
+    for _ in range(250):
+        train, held, honest = (g.standard_normal((n, 12)) for n in (27, 20, 200))
+        alarms += find_copies(honest, train, held, rng=RNG).alarm
+        copied = train[g.integers(27, size=200)] + 0.05 * g.standard_normal((200, 12))
+        assert find_copies(copied, train, held, rng=RNG).alarm
+    assert sure_below(alarms, 250, 0.05)
+
+
+def test_what_stands_in_held_out_data_too_is_no_copy() -> None:
+    g = np.random.default_rng(14)
+    train, held = g.standard_normal((400, 6)), g.standard_normal((300, 6))
+    held[0] = train[0]
+    blank = np.repeat(train[:1], 200, axis=0)
+    assert not find_copies(blank, train, held, rng=RNG).alarm
+    assert find_copies(np.repeat(train[1:2], 200, axis=0), train, held, rng=RNG).alarm

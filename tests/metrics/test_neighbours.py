@@ -23,6 +23,8 @@ from quintet.metrics.neighbours import (
     tell_apart,
 )
 
+RNG = Rng(0, "test")
+
 
 @pytest.fixture(autouse=True)
 def fresh():
@@ -137,15 +139,15 @@ def test_memoriser_is_caught_and_honest_draws_are_not():
         order = np.random.default_rng(seed).permutation(len(x))
         train, held, honest = x[order[:700]], x[order[700:1100]], x[order[1100:1700]]
         rng = Rng(seed, "test")
-        alarms += find_copies(honest, train, held, rng=rng).alarm
+        alarms += find_copies(honest, train, held, rng=RNG).alarm
         honest_index.append(memorisation_index(honest, train, held, rng=rng).share)
         rows = np.random.default_rng(seed).integers(0, 700, 600)
-        copied = find_copies(train[rows], train, held, rng=rng)
+        copied = find_copies(train[rows], train, held, rng=RNG)
         assert copied.alarm
         assert copied.share == 1.0
         assert np.array_equal(train[copied.item], train[rows])
         some = np.concatenate([train[rows[:60]], honest[:540]])  # one copy in ten
-        assert find_copies(some, train, held, rng=rng).alarm
+        assert find_copies(some, train, held, rng=RNG).alarm
     assert alarms == 0  # each seed's level is below 1 %
     assert np.mean(honest_index) == pytest.approx(0.5, abs=0.02)
 
@@ -154,15 +156,14 @@ def test_a_dull_model_is_no_memoriser():
     """Samples near everything (the mean of many items) are close to training items and to held-out ones alike."""
     g = np.random.default_rng(13)
     train, held = draw(500, 6), draw(300, 6)
-    for seed in range(20):
+    for _ in range(20):
         dull = 0.2 * g.standard_normal((400, 6))
-        assert not find_copies(dull, train, held, rng=Rng(seed, "test")).alarm
+        assert not find_copies(dull, train, held, rng=RNG).alarm
 
 
 def test_close_test_is_exact():
     """Its p-values are uniform at most: P(p < a) <= a for exchangeable samples and held-out items."""
-    rng = Rng(0, "test")
-    p = [find_copies(draw(60, 2), draw(200, 2), draw(200, 2), rng=rng).p_close for _ in range(300)]
+    p = [find_copies(draw(60, 2), draw(200, 2), draw(200, 2), rng=RNG).p_close for _ in range(300)]
     assert np.mean(np.array(p) < 0.05) < 0.05 + 4 * (0.05 * 0.95 / 300) ** 0.5
     assert np.mean(p) > 0.4
 
@@ -170,22 +171,21 @@ def test_close_test_is_exact():
 def test_duplicates_across_the_split_hide_no_copier():
     train = draw(300, 4)
     held = np.concatenate([train[:20], draw(280, 4)])
-    rng = Rng(0, "test")
-    assert find_copies(train[:200], train, held, rng=rng).alarm
-    assert not find_copies(draw(200, 4), train, held, rng=rng).alarm
+    assert find_copies(train[:200], train, held, rng=RNG).alarm
+    assert not find_copies(draw(200, 4), train, held, rng=RNG).alarm
 
 
 def test_protocol_says_alarm():
     train = draw(200, 4)
-    assert copies(train, train, draw(200, 4), rng=Rng(0, "t")).protocol.startswith("alarm")
-    assert copies(draw(200, 4), train, draw(200, 4), rng=Rng(0, "t")).protocol.startswith("no alarm")
+    assert copies(train, train, draw(200, 4), rng=RNG).protocol.startswith("alarm")
+    assert copies(draw(200, 4), train, draw(200, 4), rng=RNG).protocol.startswith("no alarm")
 
 
 def test_too_few_is_null_with_reason():
     rng = Rng(0, "test")
     one, many = draw(1, 3), draw(50, 3)
-    for found in (*prdc(one, many).values(), c2st(one, many), memorisation(one, many, many, rng=rng),
-                  copies(many, many, one, rng=rng)):  # fmt: skip
+    tested = (c2st(one, many), memorisation(one, many, many, rng=rng), copies(many, many, one, rng=RNG))
+    for found in (*prdc(one, many).values(), *tested):
         assert found.value is None
         assert "not available (n=1" in found.protocol
     with pytest.raises(ValueError, match="neighbours"):
@@ -212,3 +212,18 @@ def test_blocks_of_a_wide_set_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
         assert (before.distance == after.distance).all()
     brute = np.sort(((x[:, None] - y[None]) ** 2).sum(2), axis=1)[:, :4] ** 0.5
     assert whole.distance == pytest.approx(brute)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_nearest_among_some(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    g = np.random.default_rng()
+    x, y, some = g.random((50, 3)), g.random((120, 3)), g.random(120) < 0.3
+    some[:30] = False  # a block that offers nothing
+    theirs = NearestNeighbors(n_neighbors=k).fit(y[some]).kneighbors(x)
+    for width in (4096, 20):
+        monkeypatch.setattr("quintet.metrics.neighbours.WIDE", width)
+        found = nearest(x, y, k, among=some)
+        assert found.distance == pytest.approx(theirs[0])
+        assert (found.item == np.flatnonzero(some)[theirs[1]]).all()
+    with pytest.raises(ValueError, match="neighbours among 2 items"):
+        nearest(x, y, 3, among=np.arange(120) < 2)

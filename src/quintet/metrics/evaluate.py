@@ -48,6 +48,7 @@ from quintet.metrics.judges.pretrained import PretrainedSpace
 from quintet.metrics.memory import Cells, authenticity, c_t, cell_count
 from quintet.metrics.neighbours import (
     Copies,
+    approach,
     c2st,
     copies_estimate,
     find_copies,
@@ -167,6 +168,7 @@ class Reference:
         spare: real items in neither train nor test (judge and validation splits), for the floor of memorisation.
         modes: where they are known; none at all (a curve) is the same as None.
         most: test and training items used at most (evenly spaced ones).
+        size: samples in a set at most, where models have fewer than the test split has items.
         seed: of what the metrics draw (resamples, subsets); the same for every model.
 
     Attributes:
@@ -190,6 +192,7 @@ class Reference:
         spare: NDArray[np.generic] | None = None,
         modes: Modes | None = None,
         most: int = MOST,
+        size: int | None = None,
         seed: int = 0,
     ) -> None:
         if not len(train.x) or not len(test.x):
@@ -209,11 +212,11 @@ class Reference:
         self.test_views = self.views(self.test.x)
         self.searched = _thin(self.train, max(4 * most, MOST_VALUES // spec.dims))
         self.train_raw = self.pixels.features(self.searched.x)
-        self.held_out = nearest(self.test_views.raw, self.train_raw).distance[:, 0]
+        self.held_out = approach(self.test_views.raw, self.train_raw)
         self.shown_views = self.views(self.shown.x)
         self.cells = Cells(self.shown_views.pca, cell_count(len(self.test.x)), rng=Rng(seed, "cells"))
         self.held_out_cells = self.cells.of(self.test_views.pca)
-        self.size = max(1, min(len(self.test.x), int(0.7 * len(self.train.x))))
+        self.size = max(1, min(len(self.test.x), int(0.7 * len(self.train.x)), size or MOST))
         self.spread = real_kernels(self.shown_views.judge)
         some = self.test_views.judge[: min(self.size, MOST_VENDI)]
         self.real_vendi = None if too_few("vendi", len(some)) else vendi_score(some, self.spread)
@@ -332,10 +335,6 @@ class Reference:
         """Labelled samples that the classifier of CAS is trained on."""
         return min(len(self.train.x), MOST_CAS)
 
-    def validation_kid(self, samples: NDArray[np.generic], validation: NDArray[np.generic]) -> Estimate:
-        """KID in PCA space against validation items: the one number by which choices (EMA width) are made."""
-        return kid(self.pca.features(samples), self.pca.features(validation), self.pca.kernel, space=self.pca.name)
-
     def nearest_train(self, samples: NDArray[np.generic], k: int = 1) -> NDArray[np.int64]:
         """(N, k) rows of `searched` nearest to each sample, on raw values."""
         return nearest(self.pixels.features(samples), self.train_raw, k).item
@@ -452,7 +451,7 @@ class Reference:
         return {
             **found,
             "copies": copies_estimate(copied, space=name),
-            "c_t": c_t(near[0], self.held_out, self.cells.of(fake.pca), self.held_out_cells, space=name),
+            "c_t": c_t(near[0], self.held_out.distance, self.cells.of(fake.pca), self.held_out_cells, space=name),
             "authenticity": authenticity(fake.raw, self.train_raw, *near, space=name),
         }
 

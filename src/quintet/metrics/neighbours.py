@@ -6,11 +6,13 @@ What it is not: approximate search; for a million items use another library.
 
 Sources: Kynkäänniemi et al. 2019, arXiv:1904.06991 (precision, recall); Naeem et al. 2020, arXiv:2002.09797 (density,
 coverage); Lopez-Paz & Oquab 2017, arXiv:1610.06545 (C2ST); Xu et al. 2018, arXiv:1806.07755 (1-NN, leave one out);
-Meehan et al. 2020, arXiv:2004.05675 (comparing distances to training and held-out items).
+Meehan et al. 2020, arXiv:2004.05675 (comparing distances to training and held-out items); Levina & Bickel 2004,
+NIPS 17, and Facco et al. 2017, arXiv:1803.06992 (how neighbours are spaced in any dimension).
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -31,7 +33,10 @@ K = 5
 """Neighbours that make a manifold, as Naeem et al. chose."""
 
 ALARM = 0.01
-"""Level of each of the copy alarm's two tests."""
+"""Level of each of the copy alarm's tests."""
+
+AROUND = 20
+"""Training items around an item whose spacing says how near the nearest of them would be by chance."""
 
 PERMUTATIONS = 200
 
@@ -46,36 +51,55 @@ class Neighbours(NamedTuple):
     item: Indices
 
 
-def nearest(x: NDArray[np.generic], y: NDArray[np.generic], k: int = 1, *, same: bool = False) -> Neighbours:
+def nearest(
+    x: NDArray[np.generic],
+    y: NDArray[np.generic],
+    k: int = 1,
+    *,
+    same: bool = False,
+    among: NDArray[np.bool_] | None = None,
+) -> Neighbours:
     """The k items of y nearest to each item of x.
 
     Args:
         x: (N, ...). y: (M, ...).
         k: how many.
         same: x is y; an item is then not its own neighbour.
+        among: (M,) which items of y are looked at, by default all.
     Raises: ValueError if y has fewer than k items to offer.
     """
-    if not 1 <= k <= len(y) - same:
-        raise ValueError(f"asked for {k} neighbours among {len(y) - same} items")
+    offered = (len(y) if among is None else int(among.sum())) - same
+    if not 1 <= k <= offered:
+        raise ValueError(f"asked for {k} neighbours among {offered} items")
     best, item = np.full((len(x), k), np.inf), np.full((len(x), k), -1, np.int64)
     for i, j, part in distance_blocks(x, y):
-        rows, columns = np.arange(len(part)), np.arange(part.shape[1])
         if same:
-            inside = (rows + i >= j) & (rows + i < j + part.shape[1])
-            part[rows[inside], rows[inside] + i - j] = np.inf
-        if k == 1:
-            near = part.argmin(axis=1)[:, None]  # a tenth of a partition's time
-        elif part.shape[1] > k:
-            near = np.argpartition(part, k - 1, axis=1)[:, :k]
-        else:
-            near = np.tile(columns, (len(part), 1))
+            own = np.arange(len(part)) + i - j
+            inside = (own >= 0) & (own < part.shape[1])
+            part[np.flatnonzero(inside), own[inside]] = np.inf
+        if among is not None:
+            part[:, ~among[j : j + part.shape[1]]] = np.inf
         here = slice(i, i + len(part))
-        found = np.concatenate([best[here], np.take_along_axis(part, near, axis=1)], axis=1)
-        order = np.concatenate([item[here], near + j], axis=1)
-        rank = np.lexsort((order, found), axis=1)[:, :k]
-        item[here] = np.take_along_axis(order, rank, axis=1)
-        best[here] = np.take_along_axis(found, rank, axis=1)
+        row, column = _nearer(part, best[here, -1], k)
+        row, order = np.append(np.repeat(np.arange(len(part)), k), row), np.append(item[here], column + j)
+        found = np.append(best[here], part[row[len(part) * k :], column])
+        rank = np.lexsort((order, found, row))
+        first = np.searchsorted(row[rank], np.arange(len(part)))
+        rank = rank[first[:, None] + np.arange(k)]
+        item[here], best[here] = order[rank], found[rank]
     return Neighbours(np.sqrt(best), item)
+
+
+def _nearer(part: Array, limit: Array, k: int) -> tuple[Indices, Indices]:
+    """Rows and columns of a block of distances that hold each row's k smallest below its limit, and few others."""
+    rows = np.arange(len(part))
+    if k == 1:
+        return rows, part.argmin(axis=1)  # a tenth of a partition's time
+    if part.shape[1] > k and np.isinf(limit).all():
+        return np.repeat(rows, k), np.argpartition(part, k - 1, axis=1)[:, :k].ravel()
+    # few: a quick look, where a partition would take most of the time
+    row, column = np.divmod(np.flatnonzero(part < limit[:, None]), part.shape[1])
+    return row, column
 
 
 def distance_blocks(x: NDArray[np.generic], y: NDArray[np.generic]) -> Iterator[tuple[int, int, Array]]:
@@ -295,6 +319,72 @@ def memorisation(
     return normal(found.share, found.sd, len(samples), protocol, 0.0, 1.0)
 
 
+class Approach(NamedTuple):
+    """How near items come to training items, (N,) each.
+
+    Attributes:
+        distance: to the nearest.
+        item: which that is.
+        chance: probability of one as near, given how the next ones are spaced, were training items spread evenly
+            around: uniform then, whatever their density and the dimension of the data; 0 for a copy.
+    """
+
+    distance: Array
+    item: Indices
+    chance: Array
+
+
+def approach(x: NDArray[np.generic], train: NDArray[np.generic]) -> Approach:
+    """How near items come to training items, of which equal ones count as one.
+
+    Where they are spread evenly, the spacings j log(d_(j+1) / d_j) of the distances d_1 <= d_2 <= ... are independent
+    and exponential with one mean, the inverse of the dimension; so the first over the mean of m others is F(2, 2m).
+
+    Args:
+        x: (N, ...). train: (M, ...).
+    Source: Levina & Bickel 2004 (the mean of the spacings); Facco et al. 2017 (the first of them).
+    """
+    distinct = _distinct(train)
+    found = nearest(x, train, min(AROUND, int(distinct.sum())), among=distinct)
+    distance = _apart(x, train, found.item)
+    order = np.lexsort((found.item, distance), axis=1)
+    distance = np.take_along_axis(distance, order, axis=1)
+    return Approach(distance[:, 0], np.take_along_axis(found.item, order, axis=1)[:, 0], _chance(distance))
+
+
+def _distinct(x: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """(N,) whether an item is the first of those equal to it."""
+    seen: set[bytes] = set()
+    first = np.zeros(len(x), bool)
+    for i, row in enumerate(x):
+        digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        first[i] = digest not in seen
+        seen.add(digest)
+    return first
+
+
+def _apart(x: NDArray[np.generic], y: NDArray[np.generic], item: Indices) -> Array:
+    """Distances (N, k) of items of x from k items of y each, by differences: 0 for equal items and for no others."""
+    distance = np.empty(item.shape)
+    for i in range(0, len(x), BLOCK):
+        rows = matrix(x[i : i + BLOCK])
+        for c in range(item.shape[1]):
+            distance[i : i + BLOCK, c] = np.linalg.norm(rows - matrix(y[item[i : i + BLOCK, c]]), axis=1)
+    return distance
+
+
+def _chance(distance: Array) -> Array:
+    """See Approach; of distances (N, k) that rise along a row."""
+    others = distance.shape[1] - 2
+    if others < 1:
+        return np.where(distance[:, 0] == 0, 0.0, 1.0)
+    spacing = np.diff(np.log(np.maximum(distance, 1e-150)), axis=1) * np.arange(1, others + 2)
+    ratio = spacing[:, 0] / np.maximum(spacing[:, 1:].mean(axis=1), 1e-9)  # many ties are no spacing at all
+    chance: Array = (1 + ratio / others) ** -others
+    chance[distance[:, 0] == 0] = 0.0
+    return chance
+
+
 class Copies(NamedTuple):
     """The copy alarm's finding.
 
@@ -302,8 +392,10 @@ class Copies(NamedTuple):
         share: of samples nearer to a training item than the threshold; about `expected` for honest samples.
         threshold: the 1st percentile of held-out items' distances to the nearest training item.
         p_close: probability of so many close samples if they were held-out data (exact).
+        p_lone: probability of so many training items that samples are nearer to than the next ones' spacing explains,
+            if samples were held-out data.
         p_side: probability that close samples lean so much to training items if it made no difference to them.
-        alarm: both below ALARM.
+        alarm: p_close and one of the other two below ALARM; those are 1, not asked for, where p_close is not below it.
         distance: (N,) to the nearest training item.
         item: (N,) which training item.
     """
@@ -312,6 +404,7 @@ class Copies(NamedTuple):
     expected: float
     threshold: float
     p_close: float
+    p_lone: float
     p_side: float
     alarm: bool
     distance: Array
@@ -324,50 +417,85 @@ def find_copies(
     held_out: NDArray[np.generic],
     *,
     rng: Rng,
-    own: Array | None = None,
+    own: Approach | None = None,
 ) -> Copies:
     """Whether samples copy training items.
 
-    `own` are the held-out items' distances to their nearest training items where they are known already.
+    `own` is the held-out items' approach to the training items where it is known already.
 
-    Two tests must both reject at ALARM. First: more samples are closer to a training item than the held-out items'
-    1st percentile (their k-th smallest distance) than chance allows; under the null samples and held-out items are
-    exchangeable, so the count is negative hypergeometric, exactly. Second: among samples that are that close to any
-    real item, the nearest is a training item more often than a held-out one (permuted labels): a dull model whose
-    samples lie near everything does not copy. Samples equal to a training item, and to no held-out one, more often than
-    held-out items are need no second test (a model collapsed on one training item). So false alarms stay below twice
-    ALARM for honest samples.
+    More samples must be closer to a training item than the held-out items' 1st percentile (their k-th smallest
+    distance) than chance allows; under the null samples and held-out items are exchangeable, so the count is negative
+    hypergeometric, exactly. As a dull model, or one that makes the easy part of the data only, lies near everything,
+    one of two more tests must reject: samples are nearer to single training items than the spacing of the next ones
+    explains (`_lone`), which tells in training sets of any size; or close samples are nearer to training items than to
+    as many held-out ones (`memorisation_index`, permuted labels), which tells more where there are hardly more training
+    items than held-out ones. Each test has the level ALARM: so false alarms stay below it for honest samples, and
+    below twice that for samples that are near everything.
     """
     s, t, h = (x.reshape(len(x), -1) for x in (samples, train, held_out))
-    found = nearest(s, t)
-    distance = found.distance[:, 0]
-    own = np.sort(nearest(h, t).distance[:, 0] if own is None else own)
-    k = max(1, math.floor(0.01 * len(h)))  # the threshold is the k-th smallest held-out distance
-    threshold = float(own[k - 1])
-    # zero is a copy whatever the threshold: duplicates between train and held-out would hide it
-    count = int(((distance < threshold) | ((distance == 0) & (threshold == 0))).sum())
-    if threshold == 0:  # ties at zero: held-out items at zero count as earlier, all of them
-        k = int((own == 0).sum()) + 1
-    p_close = _exchangeable(count, len(s), k, len(h))
-    p_side = 1.0
+    found, own = approach(s, t), approach(h, t) if own is None else own
+    close = _below(found.distance, own.distance)
+    count = int(close.which.sum())
+    p_close, p_lone, p_side = _exchangeable(count, len(s), close.place, len(h)), 1.0, 1.0
     if p_close < ALARM:
-        beside = nearest(s, h)
-        close = np.minimum(distance, beside.distance[:, 0]) <= threshold
-        equal = (s == t[found.item[:, 0]]).all(axis=1) & (s != h[beside.item[:, 0]]).any(axis=1)
-        p_side = _exchangeable(int(equal.sum()), len(s), int((own < 1e-12).sum()) + 1, len(h))
-        if p_side >= ALARM and close.sum() >= 2:
-            side = memorisation_index(s[close], t, h, rng=rng)
+        beside = _apart(s, h, nearest(s, h).item)[:, 0]
+        p_lone = _lone(found, own, beside)
+        near = np.minimum(found.distance, beside) <= close.threshold
+        if near.sum() >= 2:
+            side = memorisation_index(s[near], t, h, rng=rng)
             p_side = float(norm.sf((side.share - 0.5) / max(side.sd, 1e-12)))
     return Copies(
         share=count / len(s),
-        expected=k / (len(h) + 1),
-        threshold=threshold,
+        expected=close.place / (len(h) + 1),
+        threshold=close.threshold,
         p_close=p_close,
+        p_lone=p_lone,
         p_side=p_side,
-        alarm=p_close < ALARM and p_side < ALARM,
-        distance=distance,
-        item=found.item[:, 0],
+        alarm=p_close < ALARM and min(p_lone, p_side) < ALARM,
+        distance=found.distance,
+        item=found.item,
     )
+
+
+def _lone(samples: Approach, held_out: Approach, beside: Array) -> float:
+    """P(so many training items with samples all but on them), were samples held-out items.
+
+    More samples than chance allows have an `Approach.chance` below the held-out items' 1st percentile. Each training
+    item speaks once, with the share of the samples nearest to it, so that a few points made again and again count as
+    few; and a sample no further from a held-out item, `beside`, copies nothing. Where a model has collapsed on few
+    training items exactly, it is enough that more samples equal one, and no held-out item, than held-out items do.
+    """
+    n, m = len(samples.item), len(held_out.item)
+    nearer = samples.distance < beside
+    lone = _below(np.where(nearer, samples.chance, 1.0), held_out.chance)
+    _, item, owned = np.unique(samples.item, return_inverse=True, return_counts=True)
+    speaking = math.floor((lone.which / owned[item]).sum() + 1e-9)
+    equal = int((nearer & (samples.distance == 0)).sum())
+    return min(
+        _exchangeable(speaking, len(owned), lone.place, m),
+        _exchangeable(equal, n, int((held_out.distance == 0).sum()) + 1, m),
+    )
+
+
+class Below(NamedTuple):
+    """Which values lie below the `place`-th smallest of held-out ones, the threshold."""
+
+    which: NDArray[np.bool_]
+    place: int
+    threshold: float
+
+
+def _below(values: Array, held_out: Array) -> Below:
+    """Values below the held-out ones' 1st percentile.
+
+    Zero is a copy whatever the threshold: duplicates between train and held-out would hide it. Held-out zeros then
+    count as smaller than the values' zeros, all of them.
+    """
+    place = max(1, math.floor(0.01 * len(held_out)))
+    threshold = float(np.sort(held_out)[place - 1])
+    if threshold == 0:
+        return Below(values == 0, int((held_out == 0).sum()) + 1, threshold)
+    return Below(values < threshold, place, threshold)
 
 
 def copies(
@@ -387,12 +515,12 @@ def copies(
 
 def copies_estimate(found: Copies, *, space: str) -> Estimate:
     """A finding as an estimate."""
+    others = f", standing alone p {found.p_lone:.2g}, leaning to training items p {found.p_side:.2g}"
     protocol = (
         f"{'alarm' if found.alarm else 'no alarm'}: share of samples nearer to a training item than the 1st "
         f"percentile of held-out items ({found.threshold:.3g}) in {space}, {found.expected:.3f} expected; "
-        f"exact p {found.p_close:.2g}"
-        + (f", leaning to training items p {found.p_side:.2g}" if found.p_close < ALARM else "")
-        + f"; alarm where both are below {ALARM:g}"
+        f"exact p {found.p_close:.2g}{others if found.p_close < ALARM else ''}; "
+        f"alarm where it and one of the others are below {ALARM:g}"
     )
     return proportion(found.share, len(found.distance), protocol)
 
