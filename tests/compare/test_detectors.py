@@ -15,6 +15,7 @@ from quintet.core import checkpoint
 from quintet.core.batch import Batch
 from quintet.core.model import Finding
 from quintet.families.vae.model import VAE
+from quintet.metrics.judges.spaces import PCASpace
 
 BUDGET = "96steps"  # previews after 3, 6, 12, 24, 48 and 96
 
@@ -77,16 +78,14 @@ def test_earlier_weights_are_taken_where_they_are_better(
     tmp_path: Path, found: list[Finding], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found.append(Finding("posterior_collapse", 0.0, 0.01, severe=True))
-    from quintet.compare import cell
-
     asked = iter(range(100))
     distances = [0.5, 0.1, 0.9, 0.9, 0.9, 0.8, 0.7, 0.2]  # five previews, two averages, the best preview
-    estimate = cell.kid
+    estimate = PCASpace.distance
 
-    def kid(*args: Any) -> Any:
+    def distance(*args: Any) -> Any:
         return estimate(*args).model_copy(update={"value": distances[next(asked)]})
 
-    monkeypatch.setattr(cell, "kid", kid)
+    monkeypatch.setattr(PCASpace, "distance", distance)
     trained, lines, result = train(tmp_path / "run")
     assert result["choice"]["best"] == 6
     assert [line["of"] for line in lines if line.get("what") == "best_kept"] == [6]

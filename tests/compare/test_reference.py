@@ -40,7 +40,7 @@ def test_more_samples_where_as_many_labelled_examples_make_a_fair_cas() -> None:
     assert samples_for(open_dataset({"x": images(4000)["x"]})) == SAMPLES
 
 
-def test_the_floor_s_cas_follows_the_number_of_samples(tmp_path: Path) -> None:
+def test_the_floor_follows_the_number_of_samples(tmp_path: Path) -> None:
     dataset = open_dataset(images(900))
     write_reference(tmp_path, dataset, 300, 1, "cpu", lambda event: None)
     path = tmp_path / "reference" / "reference.json"
@@ -53,8 +53,14 @@ def test_the_floor_s_cas_follows_the_number_of_samples(tmp_path: Path) -> None:
     assert "trained on 40 labelled samples" in after["floor"]["cas"]["protocol"]
     bootstrap = next(row for row in after["baselines"] if row["name"] == "bootstrap")
     assert "trained on 40 labelled samples" in bootstrap["metrics"]["cas"]["protocol"]
-    assert after["floor"]["kid"] == before["floor"]["kid"]
-    assert after["spaces"]["cas_size"] == 40
+    assert after["spaces"]["cas_size"] == after["spaces"]["set_size"] == 40
+    assert after["floor"]["fd_pca"]["n"] == 40
+    assert after["floor"]["fd_pca"]["value"] > 1.5 * before["floor"]["fd_pca"]["value"]  # fewer samples look farther
+    rows = {row["name"]: row["metrics"] for row in after["baselines"]}
+    old = {row["name"]: row["metrics"] for row in before["baselines"]}
+    assert rows["histograms"]["fd_pca"]["n"] == 40
+    assert rows["histograms"]["bits_per_dim"] == old["histograms"]["bits_per_dim"]
+    assert after["ladders"]["fd_pca"] != before["ladders"]["fd_pca"]
     level_reference(tmp_path, dataset, before["spaces"]["cas_size"])
     assert json.loads(path.read_text()) == before  # and back, where cells were judged on more again
 

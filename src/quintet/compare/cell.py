@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from quintet._version import __version__
 from quintet.compare.busy import busy
 from quintet.compare.drawing import draw
-from quintet.compare.likelihood import likelihoods
+from quintet.compare.likelihood import NATS, likelihoods
 from quintet.compare.reference import nearest_pairs
 from quintet.compare.stability import count_spikes
 from quintet.compare.stored import read_stored
@@ -28,9 +28,10 @@ from quintet.core import checkpoint, config
 from quintet.core.batch import Batch
 from quintet.core.budget import Budget
 from quintet.core.codec import Codec
-from quintet.core.errors import UsageError
+from quintet.core.errors import DivergedError, UsageError
 from quintet.core.ledger import Ledger, Stopwatch, peak_memory
 from quintet.core.lock import locked
+from quintet.core.memory import halving, out_of_memory
 from quintet.core.messages import say
 from quintet.core.meters import meters
 from quintet.core.model import Finding, HasLatent, HasLogProb, HasTrace, HasWatch, Model, round_trip_error
@@ -42,7 +43,6 @@ from quintet.core.rng import CHUNK, Rng, layer_noise
 from quintet.data.batches import Batches
 from quintet.data.begun import hold
 from quintet.data.dataset import Dataset
-from quintet.metrics.distances import kid
 from quintet.metrics.evaluate import Reference, pca_space
 from quintet.metrics.judges import PCASpace
 from quintet.recipes.load import CONFIG, LOG, PLAN, RESULT, TRAINING, load, stage_folder
@@ -59,7 +59,7 @@ CHOICE_SAMPLES = 512
 PREVIEW_SAMPLES = 2 * CHUNK
 SNAPSHOTS = (1 / 8, 1 / 4, 1 / 2)  # shares of the budget at which, and at its end, a preview draws more samples
 SNAPSHOT_SAMPLES, SNAPSHOT_SHARE = 512, 0.01  # so many, within this share of a budget in seconds
-WATCHED = 256  # examples of each split that detectors see
+WATCHED, LEAST_WATCHED = 256, 32  # examples of each split that detectors see, and where memory does not suffice
 HOPELESS = 3  # previews in a row with a severe finding, the last in the second half of the budget, end a run
 INVERTED, INVERSE_TOLERANCE = 256, 0.01
 TRACE_ITEMS, TRACE_FRAMES, TRACE_POINTS = 8, 9, 1024
@@ -178,6 +178,9 @@ def train_cell(
         earlier: dict[str, Model[Any]] = {}
         for index, stage in enumerate(stages):
             folder = stage_folder(job.folder, index, stage)
+            if processes.first:
+                for place in (folder, folder / BEST):
+                    checkpoint.sweep(place)
             model, codec = build(stage, dataset, job.seed, earlier)
             model.to(job.device)
             codec.to(job.device)
@@ -231,7 +234,7 @@ def train_cell(
             if choice is not None:
                 fitted.state.ema.keep(choice["average"])
                 if choice["best"] is not None:
-                    restore_best(folder, model)
+                    restore_best(folder, model, choice["best"])
             if processes.count > 1:
                 model.load_state_dict(processes.share(model.state_dict()))
             earlier[stage.name] = model
@@ -264,13 +267,16 @@ def evaluate_cell(job: CellJob, reference: Reference | None, n: int, limit_s: fl
         seed=job.seed, threads=job.threads, limit_s=0.4 * limit_s, latency_limit_s=0.1 * limit_s,
     )  # fmt: skip
     made = drawn.made
+    lost = sum(not np.isfinite(item).all() for item in made.x)
+    if lost and reference is not None:
+        raise DivergedError("evaluate.not_finite", lost=lost, n=len(made))
     metrics: dict[str, Estimate] = {}
     if reference is not None:
         asked = next(iter(made.labels.values()), None)
         metrics = reference.evaluate(made.x, asked, seed=job.seed)
         metrics |= reconstruction(model, codec, reference)
     draw_s = None if reference is None else drawn.chunk_s
-    metrics |= likelihoods(trained, dataset, job.seed, 0.3 * limit_s, draw_s)
+    metrics |= likelihoods(trained, dataset, job.seed, 0.3 * limit_s, draw_s, keep=job.folder / NATS)
     _write_samples(job.folder, made, dataset)
     _write_trace(job.folder, model, codec, made, job.seed)
     if reference is not None:
@@ -319,11 +325,17 @@ def reconstruction(model: Model[Any], codec: Codec, reference: Reference) -> dic
         return {}
     raw = reference.shown.x[: reference.size]
     device = next(model.parameters()).device
-    parts = []
+    parts, done, size = list[NDArray[Any]](), 0, CHUNK
+
+    def decoded(most: int) -> NDArray[Any]:
+        x = codec.encode(torch.from_numpy(np.ascontiguousarray(raw[done : done + most])).to(device))
+        return to_raw(codec, model.decode(model.encode(x)))
+
     with torch.inference_mode():
-        for i in range(0, len(raw), CHUNK):
-            x = codec.encode(torch.from_numpy(np.ascontiguousarray(raw[i : i + CHUNK])).to(device))
-            parts.append(to_raw(codec, model.decode(model.encode(x))))
+        while done < len(raw):
+            part, size = halving(decoded, size)
+            parts.append(part)
+            done += len(part)
     return reference.reconstruction(np.concatenate(parts))
 
 
@@ -332,12 +344,20 @@ def lost_inverse(model: Model[Any], codec: Codec, dataset: Dataset) -> list[dict
     exact = isinstance(model, HasLatent) and isinstance(model, HasLogProb) and model.likelihood == "exact"
     if not exact or not len(dataset.test):
         return []
-    assert isinstance(model, HasLatent)
     device = next(model.parameters()).device
     x = codec.encode(torch.from_numpy(dataset.test.x[:INVERTED]).to(device))
     cond = {name: torch.from_numpy(value[:INVERTED]).to(device) for name, value in dataset.test.labels.items()}
+
+    def largest(size: int) -> float:
+        assert isinstance(model, HasLatent)
+        parts = (slice(i, i + size) for i in range(0, len(x), size))
+        return max(
+            float(round_trip_error(model, x[part], {name: value[part] for name, value in cond.items()}).max())
+            for part in parts
+        )
+
     with torch.no_grad():
-        error = float(round_trip_error(model, x, cond).max())
+        error, _ = halving(largest, INVERTED)
     if error <= INVERSE_TOLERANCE:
         return []
     value, limit = min(error, 1e30), INVERSE_TOLERANCE
@@ -380,7 +400,8 @@ class _Watcher:
         checkpoint.write_atomically(self.job.folder / PLAN, text.encode())
 
     def log(self, line: Mapping[str, Any]) -> None:
-        with (self.job.folder / LOG).open("a", encoding="utf-8") as stream:
+        log = self.job.folder / LOG
+        with checkpoint.writing(log), log.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"stage": self.stage.name, **line}, allow_nan=False) + "\n")
         if line["kind"] == "event":
             self.report(dict(line))
@@ -418,7 +439,7 @@ class _Watcher:
         earlier = self._lines("preview")
         over, reached = state.plan.over(state.step), earlier[-1]["share"] if earlier else 0.0
         made = self._drawn(state, over or any(reached < share <= self._share for share in SNAPSHOTS))
-        found = kid(self.space.features(made.x), self.validation, self.space.kernel)
+        found = self.space.distance(made.x, self.validation)
         distance, done = found.value, state.step + state.plan.lost
         point: dict[str, float] = {
             "step": state.step,
@@ -437,8 +458,9 @@ class _Watcher:
             told = {"what": finding.what, "value": finding.value, "limit": finding.limit, "severe": finding.severe}
             self.log({"kind": "event", "step": state.step - 1, "seconds": point["seconds"], **told})
         folder = self.job.folder / "previews"
-        folder.mkdir(exist_ok=True)
-        picture(made.x[:CHUNK], self.job.dataset.spec).save(folder / f"{self.index}-{state.step:08d}.png")
+        with checkpoint.writing(folder):
+            folder.mkdir(exist_ok=True)
+            picture(made.x[:CHUNK], self.job.dataset.spec).save(folder / f"{self.index}-{state.step:08d}.png")
         self.report({"kind": "preview", "step": state.step, "seconds": seconds, "kid_pca": distance})
         last = [*(line["severe"] for line in earlier), severe][-HOPELESS:]
         return severe[0] if self._share >= 0.5 and len(last) == HOPELESS and all(last) else None
@@ -455,21 +477,34 @@ class _Watcher:
             return generate(self.model, self.codec, n, labels, rng=rng, batch=PREVIEW_SAMPLES, limit_s=limit_s)
 
     def _watch(self, step: int) -> list[Finding]:
-        """What the model's own detectors find now; nothing without held-out examples, which they all need."""
-        if not isinstance(self.model, HasWatch) or not len(self.job.dataset.validation):
+        """What the model's own detectors find now; nothing without held-out examples, which they all need.
+
+        Where memory does not suffice they see fewer examples, and are left out where LEAST_WATCHED are too many.
+        """
+        dataset, rng, model = self.job.dataset, Rng(self.job.seed, "watch", step), self.model
+        if not isinstance(model, HasWatch) or not len(dataset.validation):
             return []
-        dataset, rng = self.job.dataset, Rng(self.job.seed, "watch", step)
-        self.model.eval()
-        with torch.no_grad():
+
+        def watched(n: int) -> Sequence[Finding]:
             train, held_out = (
-                self._batch(split.x, split.labels, rng("encode", name))
+                self._batch(split.x[:n], split.labels, rng("encode", name))
                 for name, split in (("train", dataset.train), ("validation", dataset.validation))
             )
-            found = self.model.watch(train, held_out, rng=rng("model").on(self.job.device))
+            return model.watch(train, held_out, rng=rng("model").on(self.job.device))
+
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                found, _ = halving(watched, WATCHED, LEAST_WATCHED)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            self.log({"kind": "event", "step": step - 1, "what": "not_watched"})
+            return []
         return [replace(f, value=float(np.nan_to_num(f.value, nan=1e30, posinf=1e30, neginf=-1e30))) for f in found]
 
     def _batch(self, x: NDArray[Any], labels: Mapping[str, NDArray[np.int64]], rng: Rng) -> Batch:
-        n, device = min(len(x), WATCHED), self.job.device
+        n, device = len(x), self.job.device
         cond = {name: torch.from_numpy(np.asarray(value[:n])).to(device) for name, value in labels.items()}
         raw = torch.from_numpy(np.asarray(x[:n])).to(device)
         return Batch(self.codec.encode(raw, rng.on(device)), torch.arange(n, device=device), cond)
@@ -528,7 +563,7 @@ def _choose(
 
     def score() -> float:
         made = generate(model, codec, n, {k: v[:n] for k, v in labels.items()}, rng=rng)
-        value = kid(space.features(made.x), validation, space.kernel).value
+        value = space.distance(made.x, validation).value
         return float("inf") if value is None else value
 
     scores: dict[str, float] = {}
@@ -627,8 +662,9 @@ def _ended_early(stability: Stability) -> str:
 
 def _write_samples(folder: Path, made: Generated, dataset: Dataset) -> None:
     labels = {name: value.astype(np.int64) for name, value in made.labels.items()}
-    np.savez_compressed(folder / "samples.npz", x=made.x, allow_pickle=False, **labels)
-    picture(made.x[:CHUNK] if dataset.spec.kind == "image" else made.x, dataset.spec).save(folder / "samples.png")
+    with checkpoint.writing(folder):
+        np.savez_compressed(folder / "samples.npz", x=made.x, allow_pickle=False, **labels)
+        picture(made.x[:CHUNK] if dataset.spec.kind == "image" else made.x, dataset.spec).save(folder / "samples.png")
 
 
 def _write_trace(folder: Path, model: Model[Any], codec: Codec, made: Generated, seed: int) -> None:
@@ -640,11 +676,14 @@ def _write_trace(folder: Path, model: Model[Any], codec: Codec, made: Generated,
     with torch.no_grad():
         trace = model.trace(n, TRACE_FRAMES, cond, rng=Rng(seed, "trace", device=device))
     frames = np.stack([to_raw(codec, frame) for frame in trace.frames])
-    np.savez_compressed(folder / "trace.npz", frames=frames, at=np.array(trace.at), kind=np.array(trace.kind))
+    with checkpoint.writing(folder):
+        np.savez_compressed(folder / "trace.npz", frames=frames, at=np.array(trace.at), kind=np.array(trace.kind))
 
 
 def _write_nearest(folder: Path, reference: Reference, made: Generated) -> None:
-    np.savez_compressed(folder / "nearest.npz", allow_pickle=False, **nearest_pairs(reference, made.x))
+    pairs = nearest_pairs(reference, made.x)
+    with checkpoint.writing(folder):
+        np.savez_compressed(folder / "nearest.npz", allow_pickle=False, **pairs)
 
 
 def _stability(

@@ -114,7 +114,11 @@ class Judging:
             for source in self.sources:
                 listen({"kind": "phase", "phase": "evaluate"})
                 self._must(start(lambda report, source=source: self._judge(source, least), listen))  # type: ignore[misc]
-            self._must(start(lambda report: level_reference(self.folder, self.dataset, least), listen))
+            self._must(
+                start(
+                    lambda report: level_reference(self.folder, self.dataset, least, self.judges, self.device), listen
+                )
+            )
             result = self._write(least)
             rewrite(self.folder)
         return result

@@ -19,7 +19,6 @@ from quintet.core import checkpoint
 from quintet.core.recipe import OptimizerConfig, Stage
 from quintet.core.results import RateTrial
 from quintet.core.rng import Rng
-from quintet.metrics.distances import kid
 from quintet.metrics.evaluate import pca_space
 from quintet.recipes.load import load
 from quintet.tasks.generate import generate, proportional_labels
@@ -71,7 +70,7 @@ def run_trial(job: CellJob, factor: float, report: Report, stop: Callable[[], bo
     rng = Rng(job.seed, "rate")
     made = generate(trained.model, trained.codec, SAMPLES, labels, rng=rng, batch=64, limit_s=SAMPLING_S)
     space = pca_space(dataset.train.x, dataset.spec)
-    distance = kid(space.features(made.x), space.features(dataset.validation.x), space.kernel)
+    distance = space.distance(made.x, space.features(dataset.validation.x))
     write_trial(job.folder, RateTrial(factor=factor, status="done", kid_pca=distance))
     shutil.rmtree(job.folder / "stages")  # its weights are of no use
 

@@ -80,7 +80,11 @@ def write_known(folder: Path, known: Known) -> None:
 
 
 def make_reference(
-    folder: Path, dataset: Dataset, judges: Mapping[str, Path] | None = None, device: str = "cpu"
+    folder: Path,
+    dataset: Dataset,
+    judges: Mapping[str, Path] | None = None,
+    device: str = "cpu",
+    size: int | None = None,
 ) -> Reference:
     """The reference of a comparison, with its judges read from the folder if they were trained before.
 
@@ -89,6 +93,7 @@ def make_reference(
         dataset: opened.
         judges: weights of pretrained networks, by name.
         device: of those.
+        size: samples in a set at most.
     """
     place = folder / "reference"
     part, spec = _part(dataset.judge), dataset.spec
@@ -105,7 +110,7 @@ def make_reference(
     return Reference(
         spec, train=_part(dataset.train), test=_part(dataset.test), judge=judge, own=own,
         random=RandomSpace(part.x, spec) if isinstance(judge, Judge) else None,
-        pretrained=pretrained, spare=spare, modes=modes,
+        pretrained=pretrained, spare=spare, modes=modes, size=size,
     )  # fmt: skip
 
 
@@ -212,7 +217,7 @@ def write_reference(
         ladders=steps,
         baselines=rows,
         judge=reference.judge.to_json(),
-        spaces=reference.to_json(),
+        spaces={**reference.to_json(), "set_most": reference.size},
         repeats=repeats(train.x, test.x),
         codecs=codecs(test.x, dataset.spec),
         device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -220,28 +225,44 @@ def write_reference(
     write_known(folder, known)
 
 
-def level_reference(folder: Path, dataset: Dataset, samples: int) -> None:
-    """Measure CAS of the floor and of the baselines again with as many examples as the models were judged on.
+def level_reference(
+    folder: Path, dataset: Dataset, samples: int, judges: Mapping[str, Path] | None = None, device: str = "cpu"
+) -> None:
+    """Measure the floor and the baselines again with as many examples as the models were judged on.
 
-    A classifier learns more from more examples, so that CAS may be compared only at one number of them.
+    A classifier learns more from more examples and a Fréchet distance falls with their number, so that both may be
+    compared only at one number of them. Where models have fewer samples than a set of the reference, or again as many,
+    everything is measured again in sets of their number, the ladders too; otherwise CAS alone is.
+
+    Args:
+        judges, device: as for `make_reference`.
     """
-    known, samples = read_known(folder), min(samples, len(dataset.train), MOST_CAS)
-    if known is None or known.spaces["cas_size"] == samples:
+    known = read_known(folder)
+    if known is None:
         return
-    reference = make_reference(folder, dataset)
+    classified = min(samples, len(dataset.train), MOST_CAS)
+    if known.spaces["cas_size"] == classified and known.spaces["set_size"] == min(samples, known.spaces["set_most"]):
+        return
+    reference = make_reference(folder, dataset, judges, device, size=samples)
+    floor, steps, again = dict(known.floor), known.ladders, reference.size != known.spaces["set_size"]
+    if again:
+        floor = reference.floor()
+        steps = ladders(reference, floor)
+    floor["cas"] = reference.real_cas(classified)
     rows = []
     for row in known.baselines:
         place = folder / row.run / "samples.npz"
-        if place.exists():
+        if row.run and place.exists():
             with np.load(place) as stored:
-                labels = stored["label"] if "label" in stored.files else None
-                found = reference.cas(stored["x"], labels, samples)
-            rows.append(row.model_copy(update={"metrics": {**row.metrics, "cas": found}}))
+                x, labels = stored["x"][:samples], stored["label"][:samples] if "label" in stored.files else None
+                found = reference.evaluate(x, labels, seed=0) if again else {}
+                found["cas"] = reference.cas(x, labels, classified)
+            rows.append(row.model_copy(update={"metrics": {**row.metrics, **found}}))
         else:
             rows.append(row)
-    floor = {**known.floor, "cas": reference.real_cas(samples)}
-    spaces = {**known.spaces, "cas_size": samples}
-    write_known(folder, known.model_copy(update={"floor": floor, "baselines": rows, "spaces": spaces}))
+    spaces = {**known.spaces, "cas_size": classified, "set_size": reference.size}
+    update = {"floor": floor, "ladders": steps, "baselines": rows, "spaces": spaces}
+    write_known(folder, known.model_copy(update=update))
 
 
 def samples_for(dataset: Dataset) -> int:
@@ -252,9 +273,11 @@ def samples_for(dataset: Dataset) -> int:
 def nearest_pairs(reference: Reference, samples: NDArray[Any], shown: int = NEAREST_SHOWN) -> dict[str, NDArray[Any]]:
     """Samples beside their nearest training items, with the distances to those and to the nearest held-out items.
 
-    Half of the pairs are the samples nearest to any training item, the other half are the first ones.
+    Half of the pairs are the samples nearest to any training item, the other half are the first ones. Samples that are
+    not finite have no neighbours.
     Returns: sample, train (m, *raw); distance, held_out (m,), Euclidean on raw values brought to [-1, 1].
     """
+    samples = samples[[bool(np.isfinite(item).all()) for item in samples]]
     found = reference.nearest_train(samples)[:, 0]
     raw = reference.pixels.features(samples)
     distance = np.linalg.norm(raw - reference.train_raw[found], axis=1)

@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from quintet.compare.advice import advise
 from quintet.compare.cell import CellJob, evaluate_cell, remeasure, train_cell
 from quintet.compare.claims import claims
 from quintet.compare.forecast import FREE, Forecast, JudgeTime, evaluation_limit_s, forecast, solve, trial_budget
+from quintet.compare.likelihood import share
 from quintet.compare.rates import RATE, RATES, rate_jobs, read_trials, run_trial, write_trial
 from quintet.compare.reference import (
     NOTHING,
@@ -234,7 +235,10 @@ class Comparison:
             machine=machine(self.threads, known.device or self.device),
             floor=known.floor,
             ladders=known.ladders,
-            recipes=[*(self._summary(recipe, cells[recipe.name], known) for recipe in self.recipes), *self.kept],
+            recipes=[
+                *(self._summary(recipe, cells[recipe.name], known) for recipe in self.recipes),
+                *(self._summary(row, self._kept_cells(row), known) for row in self.kept),
+            ],
             baselines=known.baselines,
         )
         result = result.model_copy(update=standing(result))
@@ -247,7 +251,23 @@ class Comparison:
         rewrite(self.folder)
         return result
 
-    def _summary(self, recipe: Recipe, cells: Sequence[SeedResult], known: Known) -> RecipeResult:
+    def _kept_cells(self, row: RecipeResult) -> list[SeedResult]:
+        """The cells of an earlier command, as they have been measured last."""
+        paths = [(self._kept_folder(row, cell) / RESULT, cell) for cell in row.seeds]
+        return [read_stored(path, SeedResult) if path.exists() else cell for path, cell in paths]
+
+    def _kept_folder(self, row: RecipeResult, cell: SeedResult) -> Path:
+        return self.folder / "cells" / f"{row.name}-s{cell.seed}"
+
+    def _finished(self) -> list[tuple[CellJob, SeedResult]]:
+        """All finished cells, those of earlier commands too, whose recipes are not known here."""
+        jobs = self.jobs()
+        for row in self.kept:
+            jobs += [replace(jobs[0], folder=self._kept_folder(row, cell), seed=cell.seed) for cell in row.seeds]
+        found = [(job, read_stored(job.folder / RESULT, SeedResult)) for job in jobs if (job.folder / RESULT).exists()]
+        return [(job, cell) for job, cell in found if cell.status == "done"]
+
+    def _summary(self, recipe: Recipe | RecipeResult, cells: Sequence[SeedResult], known: Known) -> RecipeResult:
         no_trials = "" if self.sensitivity else "off"
         if trial_budget(self.budget) is None:
             no_trials = "short"
@@ -259,14 +279,11 @@ class Comparison:
         evaluate_cell(job, reference, self.samples, evaluation_limit_s(self.budget), report)
 
     def _level(self, start: Callable[..., executor.Outcome], listen: Listener) -> None:
-        """Judge all finished cells on as many samples as the slowest sampler made within its time."""
-        done = []
-        for job in self.jobs():
-            path = job.folder / RESULT
-            if path.exists():
-                cell = read_stored(path, SeedResult)
-                if cell.status == "done":
-                    done.append((job, cell.choice["samples"]))
+        """Judge all finished cells on as many samples as the slowest sampler made within its time.
+
+        Their likelihoods are compared on as many test examples as the slowest had time for.
+        """
+        done = [(job, cell.choice["samples"]) for job, cell in self._finished()]
         least = min((n for _, n in done), default=self.samples)
         for job, n in done:
             if n > least:
@@ -278,7 +295,8 @@ class Comparison:
                     listen,
                 )
         if done:
-            start(lambda report: level_reference(self.folder, self.dataset, least), listen)
+            start(lambda report: level_reference(self.folder, self.dataset, least, self.judges, self.device), listen)
+            share([job.folder for job, _ in done], self.dataset.spec.dims, len(self.dataset.test))
 
     def _failed(self, job: CellJob, out: executor.Outcome) -> None:
         """A failed cell is a row with its reason; the same command tries it again only in a fresh folder."""

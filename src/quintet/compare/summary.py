@@ -16,7 +16,7 @@ from quintet.core.verdicts import Z95
 
 
 def summarize(
-    recipe: Recipe,
+    recipe: Recipe | RecipeResult,
     seeds: Sequence[SeedResult],
     floor: Mapping[str, Estimate],
     trials: Sequence[RateTrial] = (),

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 
 from quintet.core import verdicts
-from quintet.core.results import BETTER, Baseline, Compare, Estimate, RecipeResult, SeedResult
+from quintet.core.results import BETTER, SHARED_BITS, Baseline, Compare, Estimate, RecipeResult, SeedResult
 
 QUALITY = ("kid", "fd", "c2st", "cas", "precision", "density", "sharpness")
 DIVERSITY = ("recall", "coverage", "modes", "memorisation", "bits_per_dim")
 MEMORY = ("copies", "c_t", "authenticity", "memorisation_judge", "vendi", "modes_kl")
 LIKELIHOOD = (
-    "bits_per_dim_first", "bits_per_dim_elbo", "bits_per_dim_iw", "bits_per_dim_ais", "bits_per_dim_vlb",
+    SHARED_BITS, "bits_per_dim_first", "bits_per_dim_elbo", "bits_per_dim_iw", "bits_per_dim_ais", "bits_per_dim_vlb",
     "bits_per_dim_ode", "coded_bits_per_dim", "file_bits_per_dim",
 )  # fmt: skip
 """Shown on a scale of their own (sections/likelihood)."""

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quintet.core.results import Estimate
 from quintet.core.spec import DataSpec
-from quintet.metrics.distances import Kernel, Polynomial, real_kernels
+from quintet.metrics.distances import Kernel, Polynomial, kid, real_kernels
 from quintet.metrics.neighbours import nearest
-from quintet.metrics.sizes import SMALL, Array, Features, matrix, small
+from quintet.metrics.sizes import SMALL, Array, Features, matrix, small, unavailable
 
 COMPONENTS = 64
 """Features at most: what small nets add beyond is noise to a covariance of a few hundred items."""
@@ -92,6 +93,16 @@ class PCASpace:
     def features(self, raw: NDArray[np.generic]) -> Array:
         result: Array = (matrix(small(raw)) - self.mean) @ self.axes
         return result
+
+    def distance(self, samples: NDArray[np.generic], validation: Features) -> Estimate:
+        """KID of raw samples to features of validation items: the one number by which choices are made.
+
+        Null where samples are not finite.
+        """
+        lost = int((~np.isfinite(np.asarray(samples, np.float64))).reshape(len(samples), -1).any(axis=1).sum())
+        if lost:
+            return unavailable(f"{lost} of {len(samples)} samples are not finite", len(samples))
+        return kid(self.features(samples), validation, self.kernel, space=self.name)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "pca", "name": self.name, "components": int(self.axes.shape[1])}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from quintet.core.results import LIKELIHOOD_SIGNS, Baseline, Estimate, RecipeResult, likelihood_kind
+from quintet.core.results import LIKELIHOOD_SIGNS, SHARED_BITS, Baseline, Estimate, RecipeResult, likelihood_kind
 from quintet.report import table
 from quintet.report.view import Section, View
 from quintet.report.words import known, say
@@ -58,6 +58,7 @@ class Row:
     ways: tuple[Number, ...]
     coded: Number | None
     file: Number | None
+    shared: Number | None = None  # where comparisons take other examples than the model's own number
 
     @property
     def place(self) -> float:
@@ -92,6 +93,7 @@ def likelihood(view: View) -> Section | None:
             "ends": [FORM.text(end) for end in ends],
             "named": [name for name in WAYS if any(_has(recipe, f"bits_per_dim_{name}") for recipe in recipes)],
             "coded": any(row.coded is not None for row in placed),
+            "shared": max((row.shared.n or 0 for row in rows if row.shared is not None), default=0),
             "codecs": bool(_codecs(view)),
             "density": view.compare.data.get("levels") is None,
         },
@@ -115,7 +117,7 @@ def _recipe(recipe: RecipeResult) -> Row:
         said = next((s.metrics[metric].protocol for s in table.done(recipe) if metric in s.metrics), e.protocol)
         return _number(e, said, label, kind)
 
-    own = number("bits_per_dim")
+    own, shared = number("bits_per_dim"), number(SHARED_BITS)
     ways = [number(f"bits_per_dim_{name}", known("likelihood", f"way_{name}")) for name in WAYS]
     return Row(
         "recipe",
@@ -128,6 +130,7 @@ def _recipe(recipe: RecipeResult) -> Row:
         tuple(way for way in ways if way is not None),
         number("coded_bits_per_dim", kind="size"),
         number("file_bits_per_dim", kind="size"),
+        shared if own is not None and shared is not None and shared.n != own.n else None,
     )
 
 
