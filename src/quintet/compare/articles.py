@@ -44,7 +44,7 @@ from quintet.data.dataset import Dataset
 from quintet.families.diffusion.model import Diffusion
 from quintet.families.diffusion.sampling import SolverName
 from quintet.families.gan.losses import NonSaturating
-from quintet.families.gan.model import GANConfig, GANSampling
+from quintet.families.gan.model import GANConfig
 from quintet.metrics.distances import kid
 from quintet.metrics.evaluate import Reference
 from quintet.nets.unet import UNetConfig
@@ -85,9 +85,8 @@ def classic_stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     (stage,) = RECIPES["gan"].stages(spec, budget)
     assert isinstance(stage.model, GANConfig)
     model = replace(
-        stage.model, loss=NonSaturating(), gamma=0.0, gamma_end=0.0, classifier=0.0, augment=0.0, noise=0.0, coins=0,
-        sampling=GANSampling(),
-    )  # fmt: skip
+        stage.model, loss=NonSaturating(), gamma=0.0, gamma_end=0.0, classifier=0.0, augment=0.0, noise=0.0, coins=0
+    )
     optimizers = {
         name: replace(each, lr=5e-4, betas=(0.5, 0.999), beta2_end=None)
         for name, each in stage.train.optimizers.items()

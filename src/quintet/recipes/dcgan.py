@@ -25,7 +25,7 @@ from quintet.core.messages import say
 from quintet.core.recipe import Recipe, Stage
 from quintet.core.spec import DataSpec
 from quintet.families.gan.losses import NonSaturating
-from quintet.families.gan.model import GANConfig, GANSampling
+from quintet.families.gan.model import GANConfig
 from quintet.recipes import gan
 
 
@@ -33,10 +33,7 @@ def stages(spec: DataSpec, budget: Budget) -> tuple[Stage, ...]:
     """One stage: the networks of `gan` for images, with the non-saturating loss of 2014 and no gradient penalty."""
     stage = gan.images(spec)
     assert isinstance(stage.model, GANConfig)
-    model = replace(
-        stage.model, loss=NonSaturating(), gamma=0.0, gamma_end=0.0, classifier=0.0, latent=100,
-        sampling=GANSampling(),
-    )  # fmt: skip
+    model = replace(stage.model, loss=NonSaturating(), gamma=0.0, gamma_end=0.0, classifier=0.0, latent=100)
     optimizers = {
         name: replace(each, lr=5e-4, betas=(0.5, 0.999), beta2_end=None)
         for name, each in stage.train.optimizers.items()

@@ -10,9 +10,8 @@ all over the planned run. Departures: rates of 1e-3 to 4e-3, which short runs of
 0 instead of a quarter; a tanh bounds pixels. Small images: discriminators see lightly noised and sometimes shifted
 images, as they learn a thousand pictures by heart within seconds. Larger images: strided networks instead of residual
 ones, which work at a quarter of the image's size and below; R1 and R2 are estimated on every fourth pair, since the
-double backward is most of a step; a classifier of few classes guides both players, and z is then drawn wider;
-augmentation grows with the number of epochs, to probability 0.4 after 20. Vectors: coins in the latent, and sines of
-the input.
+double backward is most of a step; a classifier of few classes guides both players; augmentation
+grows with the number of epochs, to probability 0.4 after 20. Vectors: coins in the latent and sines of the input.
 
 Measured figures: docs/families/gan.md.
 """
@@ -24,14 +23,13 @@ from quintet.core.messages import say
 from quintet.core.recipe import OptimizerConfig, Recipe, Stage, TrainConfig
 from quintet.core.spec import DataSpec
 from quintet.data.codecs import PixelCodecConfig, StandardizeCodecConfig
-from quintet.families.gan.model import GANConfig, GANSampling
+from quintet.families.gan.model import GANConfig
 from quintet.nets.mlp import MLPConfig
 from quintet.nets.strided import StridedConfig
 
 MLP_PIXELS = 256
 GAMMA = 0.7 / 28**2  # a pixel, as in Karras et al. 2020 (arXiv:2006.06676, appendix C); tuned at 28 x 28
 SMALL, LARGE = (32, 64, 128), (24, 48, 96, 192)  # channels after each halving, up to 32 pixels a side and above
-WIDER = 1.2  # standard deviation of z in sampling: a classifier and the average draw examples together
 MOST_CLASSES = 32  # a classifier of more collapses the classes it cannot tell yet (Kang et al. 2021, arXiv:2111.01118)
 
 
@@ -85,7 +83,6 @@ def images(spec: DataSpec) -> Stage:
             gamma_end=gamma / 2,
             penalty_every=4,
             classifier=1.0 if classify else 0.0,
-            sampling=GANSampling(truncation=WIDER if classify else 1.0),
             augment_kinds=("shift", "colour", "cutout"),
             augment=0.4,
             augment_epochs=20.0,
