@@ -63,7 +63,8 @@ def test_lanes_train_as_the_whole_batch_and_always_alike(lanes: int) -> None:
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
         assert torch.equal(b, c), name
-    assert len({name for name, _ in parts.seen}) == lanes
+    assert 1 < len({name for name, _ in parts.seen}) <= lanes  # a thread that is done early takes another's part
+    assert len(parts.seen) == 12 * lanes
     assert {rows for _, rows in parts.seen} == ({8} if lanes == 2 else {6, 4})
     assert parts.shared_calls == 12 * lanes  # once a step and lane, for both players
 
