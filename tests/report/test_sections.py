@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_comparison import build
 
-from quintet.core.results import Compare
+from quintet.core.results import SHARED_BITS, Compare, Estimate
 from quintet.report.page import render
 from quintet.report.sections.answer import answer
 from quintet.report.sections.stability import PARTS, stability
@@ -117,3 +117,22 @@ def test_equal_values_stand_together(made: tuple[Compare, Path]) -> None:
     row = section.values["rows"][0]
     assert [name for name, _ in row.first.recipes] == ["vae", "gpt"]
     assert (row.first.value, row.second.value) == ("1.00", "0.90")
+
+
+def test_a_likelihood_stands_with_the_interval_of_the_examples_that_models_are_compared_on(
+    made: tuple[Compare, Path],
+) -> None:
+    compare, folder = made
+    shared = Estimate(value=2.5, low=2.25, high=2.75, n=80, protocol="exact")
+    recipes = [
+        r.model_copy(update={"summary": {**r.summary, SHARED_BITS: shared}}) if r.name == "gpt" else r
+        for r in compare.recipes
+    ]
+    evidence = [{"recipe": "gpt", "metric": "bits_per_dim", "value": 2.5}]
+    advice = compare.advice[0].model_copy(update={"need": "likelihood", "evidence": evidence, "verdict": "likely"})
+    section = answer(View(compare.model_copy(update={"recipes": recipes, "advice": [advice]}), folder))
+    assert section is not None
+    (row,) = section.values["rows"]
+    assert "2.5" in row.first.value
+    assert "2.25" in row.first.interval
+    assert "2.75" in row.first.interval

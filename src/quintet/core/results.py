@@ -6,6 +6,7 @@ reason in `protocol`, never NaN.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,6 +55,11 @@ class Estimate(Strict):
     high: float | None = None
     n: int | None = None
     protocol: str = ""
+
+
+def compared_by(metric: str, known: Container[str]) -> str:
+    """The metric that comparisons of `metric` go by, given what is known."""
+    return SHARED_BITS if metric == "bits_per_dim" and SHARED_BITS in known else metric
 
 
 LIKELIHOOD_SIGNS = {"exact": "", "bound": "≤", "estimate": "≈"}

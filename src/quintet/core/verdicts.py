@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from quintet.core.results import (
     BETTER,
-    SHARED_BITS,
     SPACES,
     Compare,
     Estimate,
     PairVerdict,
     RecipeResult,
     SeedResult,
+    compared_by,
 )
 from quintet.core.rng import Rng
 
@@ -363,9 +363,7 @@ def _estimate(seed: SeedResult, metric: str) -> Estimate | None:
     if metric in costs:
         value = costs[metric]
         return None if value is None else Estimate(value=float(value), low=float(value), high=float(value))
-    if metric == "bits_per_dim" and SHARED_BITS in seed.metrics:
-        return seed.metrics[SHARED_BITS]
-    return seed.metrics.get(metric)
+    return seed.metrics.get(compared_by(metric, seed.metrics))
 
 
 def _loss(seed: int, way: Way, estimate: Estimate) -> Score:

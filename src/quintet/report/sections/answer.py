@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from quintet.core.results import Advice
+from quintet.core.results import Advice, compared_by
 from quintet.report import table
 from quintet.report.sections.verdicts import COLUMNS
 from quintet.report.view import Section, View
@@ -105,10 +105,10 @@ def _text(view: View, entry: Mapping[str, Any]) -> str:
 
 
 def _interval(view: View, entry: Mapping[str, Any]) -> str:
-    """The interval of a metric, as in the table; a cost has none."""
+    """The interval of a metric, as verdicts take it; a cost has none."""
     recipe = next(recipe for recipe in view.compare.recipes if recipe.name == entry["recipe"])
     metric = str(entry.get("metric", ""))
-    e = table.estimate(recipe, metric)
+    e = table.estimate(recipe, compared_by(metric, recipe.summary))
     return "" if e is None else _form(view, metric).interval(e.low, e.high)
 
 
