@@ -232,7 +232,8 @@ def level_reference(
 
     A classifier learns more from more examples and a Fréchet distance falls with their number, so that both may be
     compared only at one number of them. Where models have fewer samples than a set of the reference, or again as many,
-    everything is measured again in sets of their number, the ladders too; otherwise CAS alone is.
+    everything is measured again in sets of their number, and the ladders move with the floor: what a metric sees on
+    these data was told by the larger sets. Otherwise CAS alone is measured again.
 
     Args:
         judges, device: as for `make_reference`.
@@ -247,7 +248,7 @@ def level_reference(
     floor, steps, again = dict(known.floor), known.ladders, reference.size != known.spaces["set_size"]
     if again:
         floor = reference.floor()
-        steps = ladders(reference, floor)
+        steps = {metric: _moved(ladder, known.floor.get(metric), floor.get(metric)) for metric, ladder in steps.items()}
     floor["cas"] = reference.real_cas(classified)
     rows = []
     for row in known.baselines:
@@ -263,6 +264,12 @@ def level_reference(
     spaces = {**known.spaces, "cas_size": classified, "set_size": reference.size}
     update = {"floor": floor, "ladders": steps, "baselines": rows, "spaces": spaces}
     write_known(folder, known.model_copy(update=update))
+
+
+def _moved(ladder: Ladder, before: Estimate | None, now: Estimate | None) -> Ladder:
+    if before is None or now is None or before.value is None or now.value is None:
+        return ladder
+    return ladder.moved(now.value - before.value)
 
 
 def samples_for(dataset: Dataset) -> int:

@@ -53,6 +53,7 @@ from quintet.core.config import classes
 from quintet.core.errors import DataError, Interrupted, ResourceError, UsageError
 from quintet.core.interrupt import graceful
 from quintet.core.lock import locked
+from quintet.core.memory import release
 from quintet.core.messages import LANGUAGES, say
 from quintet.core.processes import here
 from quintet.core.recipe import Recipe
@@ -161,6 +162,7 @@ class Comparison:
             self._claim()
             hold(self.dataset, self.folder)
             write_data_report(describe_data(self.dataset), self.folder / DATA_REPORT)
+            release()  # what reading the data took: a cell's memory is what it needs beyond this
             if not known_path(self.folder).exists():
                 listen({"kind": "reference"})
                 out = start(

@@ -55,6 +55,15 @@ class Ladder(BaseModel):
         """The rungs of one corruption, clean data first."""
         return [rung for rung in self.rungs if rung.corruption == corruption]
 
+    def moved(self, by: float) -> Ladder:
+        """Every rung `by` farther from real data, as the floor is with another number of samples."""
+        ends = ("value", "low", "high")
+        moved = [
+            rung.model_copy(update={end: e + by for end in ends if (e := getattr(rung, end)) is not None})
+            for rung in self.rungs
+        ]
+        return self.model_copy(update={"rungs": moved})
+
 
 class Place(BaseModel):
     """Where a value lies on a corruption's rungs: at `strength`, or `beyond` the strongest one."""

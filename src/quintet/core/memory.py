@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,6 +25,10 @@ def out_of_memory(error: BaseException) -> bool:
 def release() -> None:
     """Give back what is no longer used."""
     gc.collect()
+    if sys.platform == "linux":  # else what was freed stays with the process, where a fork's new memory is not seen
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -9,6 +9,8 @@ Source: Ravuri & Vinyals 2019, arXiv:1905.10887 (CAS), there with a ResNet-50; C
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +42,9 @@ def classifier_accuracy(
     a, b = (a - mean) / scale, (b - mean) / scale
     width = a.shape[1] * max(float(a.var()), 1e-12)  # scikit-learn's gamma="scale" is its inverse
     # one matrix product is much faster than the machine's own kernel where items are large
-    machine = SVC(C=10.0, kernel="precomputed", cache_size=200).fit(np.exp(squared_distances(a, a) / -width), y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # few samples of many classes
+        machine = SVC(C=10.0, kernel="precomputed", cache_size=200).fit(np.exp(squared_distances(a, a) / -width), y)
     guess = np.concatenate(
         [machine.predict(np.exp(squared_distances(b[i : i + BLOCK], a) / -width)) for i in range(0, len(b), BLOCK)]
     )
